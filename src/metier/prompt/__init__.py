@@ -1,0 +1,1 @@
+"""Methods that change what the model reads: instructions, exemplars, soft prompts."""

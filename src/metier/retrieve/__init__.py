@@ -1,0 +1,1 @@
+"""Methods that fetch what the model reads."""

@@ -1,0 +1,124 @@
+"""From examples to training items and batches: what is read, and which tokens are learnt.
+
+A causal item is prompt + answer + end, with labels only on answer and end. Batches are packed: examples share rows, each
+seeing only itself (a block-diagonal mask and positions that restart), so no compute goes to padding and the loss is that
+of padded rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metier.errors import UserError
+from metier.model import Specialist
+from metier.model.encoder import encode_text
+from metier.model.seq2seq import pad_labels, pad_right
+from metier.task import Example, Task
+
+IGNORE = -100
+
+
+@dataclass(frozen=True)
+class Item:
+    """ids (n,); labels: per token for causal, of the answer for seq2seq, one class for an encoder; types for encoder pairs."""
+
+    ids: tuple[int, ...]
+    labels: tuple[int, ...]
+    extra: Any = None
+    weight: float = 1.0
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def items(start: Specialist, task: Task, examples: Sequence[Example], *, reserve: int = 0) -> list[Item]:
+    """Training items of examples, as the specialist so far would be shown them. Raises UserError on an empty loss mask."""
+    if not examples:
+        raise UserError(f"task {task.name}: no training examples. Give a train split.")
+    base, made = start.base, []
+    for example in examples:
+        where = f"task {task.name}, example {example.id}"
+        if base.family == "encoder":
+            row = encode_text(base, start.text(task, example))
+            made.append(Item(tuple(row["input_ids"]), (list(task.choices).index(example.answer),), row))
+            continue
+        prompt = start.prompt(task, example)
+        text, ids = base.encode_prompt(prompt)
+        answer = base.encode_answer(text, example.answer, separator=prompt.separator, end=True)
+        if base.family == "seq2seq":
+            made.append(Item(tuple(base.fits(ids, reserve, where)), tuple(answer)))
+            continue
+        ids = base.fits(ids, len(answer) + reserve, where)
+        if len(answer) < 2:
+            raise UserError(f"{where}: the answer is empty, so nothing would be learnt. Remove the row or give its answer.")
+        made.append(Item((*ids, *answer), (*[IGNORE] * len(ids), *answer)))
+    return made
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Model inputs and labels. tokens: how many real tokens are read; learnt: how many labels count."""
+
+    inputs: dict[str, Tensor]
+    labels: Tensor
+    visible: Tensor | None
+    tokens: int
+    learnt: int
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on a device."""
+        moved = {k: v.to(device) for k, v in self.inputs.items()}
+        return Batch(moved, self.labels.to(device), None if self.visible is None else self.visible.to(device), self.tokens, self.learnt)
+
+
+def collate(rows: Sequence[Item], start: Specialist, *, pack: bool) -> Batch:
+    """A batch of items for the base's family."""
+    base, tokens = start.base, sum(len(r) for r in rows)
+    if base.family == "encoder":
+        from metier.model.encoder import pad
+
+        return Batch(pad([r.extra for r in rows], base), torch.tensor([r.labels[0] for r in rows]), None, tokens, len(rows))
+    pad_id = base.tokenizer.pad_token_id or 0
+    if base.family == "seq2seq":
+        ids, mask = pad_right([r.ids for r in rows], pad_id)
+        return Batch({"input_ids": ids, "attention_mask": mask}, pad_labels([r.labels for r in rows]), None, tokens, sum(len(r.labels) for r in rows))
+    return _packed(rows, pad_id, tokens) if pack else _padded(rows, pad_id, tokens)
+
+
+def _padded(rows: Sequence[Item], pad_id: int, tokens: int) -> Batch:
+    ids, mask = pad_right([r.ids for r in rows], pad_id)
+    labels = pad_labels([r.labels for r in rows])
+    return Batch({"input_ids": ids, "attention_mask": mask}, labels, None, tokens, int((labels != IGNORE).sum()))
+
+
+def _packed(rows: Sequence[Item], pad_id: int, tokens: int) -> Batch:
+    width = max(map(len, rows))
+    bins: list[list[Item]] = []
+    room: list[int] = []
+    for item in sorted(rows, key=len, reverse=True):  # first fit, longest first
+        fit = next((b for b, free in enumerate(room) if free >= len(item)), None)
+        if fit is None:
+            bins.append([]), room.append(width)
+            fit = len(bins) - 1
+        bins[fit].append(item)
+        room[fit] -= len(item)
+    ids = torch.full((len(bins), width), pad_id)
+    labels = torch.full((len(bins), width), IGNORE)
+    steps = torch.zeros(len(bins), width, dtype=torch.long)
+    owner = torch.full((len(bins), width), -1)
+    for b, members in enumerate(bins):
+        at = 0
+        for k, item in enumerate(members):
+            end = at + len(item)
+            ids[b, at:end], labels[b, at:end] = torch.tensor(item.ids), torch.tensor(item.labels)
+            labels[b, at] = IGNORE  # an item's first token is not predicted by its neighbour's last
+            steps[b, at:end], owner[b, at:end] = torch.arange(len(item)), k
+            at = end
+    same = owner.unsqueeze(2) == owner.unsqueeze(1)
+    visible = same & torch.ones(width, width, dtype=torch.bool).tril()
+    return Batch({"input_ids": ids, "position_ids": steps}, labels, visible, tokens, int((labels != IGNORE).sum()))

@@ -1,0 +1,162 @@
+"""Trainable: what a tuning method hands to the training loop, and the loss it is trained by."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from metier.delta import Delta, New
+from metier.model import Change, InputChange, Specialist, WeightChange
+from metier.model.causal import attention_mask, takes_positions
+from metier.model.encoder import HEAD, label_head, pooled
+from metier.task import Task
+from metier.train.items import IGNORE, Batch
+
+HEAD_LR = 10.0
+
+
+@dataclass
+class Trainable:
+    """Live parameters, in place in the base's model together with the start's changes (`start.attached()` is entered).
+
+    parameters  name -> parameter that moves
+    change      the change as it stands, as copies
+    prefix      a live soft prompt (n, hidden), if that is what is trained
+    head        the live (weight, bias) of an encoder's head
+    lr_factor   name -> factor on the learning rate (1 where absent)
+    penalty     an extra term added to the loss, or None
+    after_step  called after every optimiser step (projections, masks)
+    """
+
+    start: Specialist
+    task: Task
+    parameters: dict[str, nn.Parameter]
+    change: Callable[[], Change]
+    prefix: nn.Parameter | None = None
+    head: tuple[nn.Parameter, nn.Parameter] | None = None
+    lr_factor: Callable[[str], float] = lambda _: 1.0
+    penalty: Callable[[], Tensor] | None = None
+    after_step: Callable[[], None] | None = None
+
+    @contextlib.contextmanager
+    def live(self) -> Iterator[None]:
+        """Gradients on exactly the parameters that move, for the time of a with-block; the model stays in evaluation mode."""
+        every = [*self.start.base.model.parameters(), *self.parameters.values()]
+        wanted = {id(p) for p in self.parameters.values()}
+        before = [p.requires_grad for p in every]
+        try:
+            for p in every:
+                p.requires_grad_(id(p) in wanted)
+            yield
+        finally:
+            for p, was in zip(every, before, strict=True):
+                p.requires_grad_(was)
+                p.grad = None
+
+    def now(self) -> Specialist:
+        """The specialist as it stands, to be asked inside `live()`: weights and hooks are in place already."""
+        inputs: list[Change] = [c for c in self.start.changes if isinstance(c, InputChange)]
+        if self.prefix is not None:
+            inputs.append(self.change())
+        if self.head is not None:
+            entries = {n: New(p.detach().clone()) for n, p in zip(HEAD, self.head, strict=True)}
+            inputs.append(WeightChange(Delta(entries), self.task.choices))
+        elif (head := self.start.head()) is not None:
+            inputs.append(WeightChange(Delta({HEAD[0]: New(head.weight), HEAD[1]: New(head.bias)}), head.labels))
+        return Specialist(self.start.base, tuple(inputs))
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Sum of cross-entropies over the labels of a batch (divide by `batch.learnt` for the mean)."""
+        base = self.start.base
+        if base.family == "encoder":
+            weight, bias = self.head if self.head is not None else _fixed_head(self.start)
+            logits = pooled(base, batch.inputs) @ weight.float().T + bias.float()
+            return nn.functional.cross_entropy(logits, batch.labels, reduction="sum")
+        if base.family == "seq2seq":
+            logits = base.model(**batch.inputs, labels=batch.labels).logits.float()
+            return nn.functional.cross_entropy(logits.flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORE, reduction="sum")
+        return self._causal_loss(batch)
+
+    def _causal_loss(self, batch: Batch) -> Tensor:
+        model = self.start.base.model
+        inputs, labels = dict(batch.inputs), batch.labels
+        prefix = self._prefix()
+        if prefix is not None:
+            inputs, labels = _with_prefix(inputs, labels, prefix, model)
+        elif batch.visible is not None:
+            inputs["attention_mask"] = attention_mask(batch.visible, model)
+        hidden = model.base_model(**inputs, use_cache=False).last_hidden_state if _plain_head(model) else None
+        counted = labels[:, 1:] != IGNORE
+        targets = labels[:, 1:][counted]
+        if hidden is not None:  # the vocabulary is only looked at where something is learnt
+            logits = model.get_output_embeddings()(hidden[:, :-1][counted])
+        else:
+            logits = model(**inputs, use_cache=False).logits[:, :-1][counted]
+        return nn.functional.cross_entropy(logits.float(), targets, reduction="sum")
+
+    def _prefix(self) -> Tensor | None:
+        fixed = self.start.prefix()
+        parts = [p for p in (fixed, self.prefix) if p is not None]
+        return torch.cat(parts) if parts else None
+
+    def can_pack(self) -> bool:
+        """Whether examples may share rows: causal, no soft prompt, and a model that takes positions."""
+        causal = self.start.base.family == "causal" and takes_positions(self.start.base.model)
+        return causal and self.prefix is None and self.start.prefix() is None
+
+
+def new_head(start: Specialist, task: Task) -> tuple[nn.Parameter, nn.Parameter] | None:
+    """Live head for an encoder on a task of choices: the start's head if it has one for these choices, else the labels' embeddings.
+
+    To be called inside `start.attached()`. None for other families.
+    """
+    if start.base.family != "encoder":
+        return None
+    head = start.head()
+    if head is None or head.labels != task.choices:
+        from metier.model.encoder import EncoderReader
+
+        head = label_head(EncoderReader(start.base, contextlib.nullcontext), task.choices)
+    device = start.base.device
+    return nn.Parameter(head.weight.clone().float().to(device)), nn.Parameter(head.bias.clone().float().to(device))
+
+
+def head_entries(head: tuple[nn.Parameter, nn.Parameter] | None) -> dict[str, New]:
+    """The head as new tensors of a delta."""
+    return {} if head is None else {n: New(p.detach().cpu().clone()) for n, p in zip(HEAD, head, strict=True)}
+
+
+def head_parameters(head: tuple[nn.Parameter, nn.Parameter] | None) -> dict[str, nn.Parameter]:
+    """The head's parameters by name."""
+    return {} if head is None else dict(zip(HEAD, head, strict=True))
+
+
+def _fixed_head(start: Specialist) -> Sequence[Tensor]:
+    head = start.head()
+    if head is None:
+        raise ValueError("an encoder needs a head to be trained")
+    return head.weight.to(start.base.device), head.bias.to(start.base.device)
+
+
+def _plain_head(model: Any) -> bool:
+    """Whether logits are just the output layer of the last hidden states (no scaling or capping of logits)."""
+    config = model.config
+    special = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier_scale", "word_embed_proj_dim")
+    if any(getattr(config, name, None) not in (None, 0, 1, 1.0) for name in special if name != "word_embed_proj_dim"):
+        return False
+    out = model.get_output_embeddings()
+    return isinstance(out, nn.Linear) and out.in_features == config.hidden_size and getattr(config, "word_embed_proj_dim", config.hidden_size) == config.hidden_size
+
+
+def _with_prefix(inputs: dict[str, Tensor], labels: Tensor, prefix: Tensor, model: Any) -> tuple[dict[str, Tensor], Tensor]:
+    ids, n = inputs["input_ids"], prefix.shape[0]
+    embeds = model.get_input_embeddings()(ids)
+    embeds = torch.cat([prefix.to(embeds.dtype).unsqueeze(0).expand(len(ids), -1, -1), embeds], 1)
+    mask = torch.cat([torch.ones(len(ids), n, dtype=torch.long, device=ids.device), inputs["attention_mask"]], 1)
+    padded = torch.cat([torch.full((len(ids), n), IGNORE, device=ids.device), labels], 1)
+    return {"inputs_embeds": embeds, "attention_mask": mask}, padded

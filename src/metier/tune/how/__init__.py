@@ -1,0 +1,1 @@
+"""How the change of weights is parameterised."""
