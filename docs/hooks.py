@@ -139,9 +139,9 @@ def _method_page(m: Any) -> str:
         lines += [f"| `{s.name}` | `{_cell(s.type)}` | {_default(s.default)} | {_cell(s.help)} |" for s in m.settings]
     else:
         lines.append("None.")
-    example = m.settings[0] if m.settings else None
-    flag = f" --set {example.name}={example.default}" if example is not None and _default(example.default) != "required" else ""
-    lines += ["", "## Use", "", "```bash", f"metier tune TASK --base BASE --method {m.name}{flag} -o OUT", "```", ""]
+    plain = [x for x in m.settings if isinstance(x.default, str | int | float) and not isinstance(x.default, bool) and str(x.default)]
+    flags = "".join(f" --{x.name.replace('_', '-')} {x.default}" for x in plain[:2])
+    lines += ["", "## Use", "", "```bash", f"metier tune {m.name} TASK --base metier-tiny{flags} -o OUT", "```", ""]
     source = m.file.relative_to(ROOT) if m.file.is_relative_to(ROOT) else m.module
     lines += [f"Written in `{source}`.", ""]
     return "\n".join(lines)

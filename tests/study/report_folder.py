@@ -70,12 +70,13 @@ def write_trial(out: Path, task: str, method: str, seed: int, n: int, **changes:
     places, papers, rates, lost, train, (read, wrote), stored, trainable = METHODS[method]
     key = f"{task}--{method}--{seed}"
     rate = rates[TASKS.index(task)]
-    settings = {"rate": 3e-4, "steps": 200} if train > 10 else {}
+    part = method.split("+")[-1]
+    settings = {part: {"rate": 3e-4, "steps": 200}} if train > 10 else {}
     trial: dict[str, Any] = {
         "key": key, "method": method, "task": task, "seed": seed, "status": "done", "error": None, "settings": settings,
         "base": {"name": "tiny-lm", "fingerprint": "3f9c2a7be1d04485"}, "places": places, "papers": papers, "reload_gap": 0.0 if trainable else None,
-        "search": [{"settings": {**settings, "rate": r}, "dev_score": (rate or 0) - r, "seconds": train / 3} for r in (3e-4, 1e-3) if settings],
-        "curve": [{"step": s, "loss": 2.4 * 0.97 ** (s / 4) + 0.1 * seed, "dev_score": None} for s in range(0, 200, 10)] if settings else [],
+        "search": [{"method": part, "settings": {"rate": r}, "dev_score": (rate or 0) - r, "seconds": train / 3} for r in (3e-4, 1e-3) if settings],
+        "curve": [{"step": s, "loss": 2.4 * 0.97 ** (s / 4) + 0.1 * seed, "dev_score": None, "part": part} for s in range(0, 200, 10)] if settings else [],
         "cost": {
             "seconds_search": 0.6 * train, "seconds_train": float(train) + seed, "seconds_evaluate": n * (0.004 + 2e-5 * (read + wrote)),
             "peak_bytes": 410_000_000 + 4 * trainable, "flops_train": 6e6 * train * 1000 if train > 10 else 0, "flops_evaluate": 7e6 * n * (read + wrote),

@@ -11,7 +11,7 @@ import pytest
 from metier.errors import UserError
 from metier.task.sandbox import Limits, run_python, run_sql
 
-SHORT = Limits(seconds=1.0)
+SHORT = Limits(seconds=0.5)
 LONG = Limits(seconds=20.0)  # for what ends by itself, on a busy machine
 
 
@@ -114,7 +114,7 @@ def test_files_in_the_working_folder_only_where_allowed_and_only_small() -> None
 def test_no_network(code: str) -> None:
     ran = run_python(code, limits=LONG)
     assert not ran.ok
-    assert "refuse" in ran.detail and "Connection refused" not in ran.detail
+    assert "refuses" in ran.detail
 
 
 def test_nothing_of_our_environment_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:

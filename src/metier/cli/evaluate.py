@@ -31,7 +31,7 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Score MODEL on TASK: score with interval, calibration, tokens and time."""
         from metier.evaluate import metrics, stats, write_records
-        from metier.evaluate.measure import measure
+        from metier.evaluate.measuring import measure
         from metier.task import load_task
 
         loaded = load_task(task, allow_leak=allow_leak)

@@ -17,7 +17,7 @@ def register(app: typer.Typer) -> None:
     def report(out: Annotated[str, typer.Argument(help="A study's folder.")], as_json: options.AsJson = False) -> None:
         """Write OUT/report.html and OUT/report.json again from the trials that are there, and show them."""
         from metier.cli.compare import show
-        from metier.study.compare import finish
+        from metier.study.comparing import finish
 
         result = finish(Path(out))
         show(result.report, result.out, as_json)

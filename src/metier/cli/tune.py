@@ -38,7 +38,7 @@ def register(app: typer.Typer) -> None:
         """
         from metier import atomic, progress
         from metier.errors import UserError
-        from metier.evaluate.measure import measure
+        from metier.evaluate.measuring import measure
         from metier.study import adapt
         from metier.study.trial import reload_gap
         from metier.task import load_task

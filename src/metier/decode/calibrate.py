@@ -26,6 +26,7 @@ from metier import check
 from metier.errors import UserError
 from metier.method import About
 from metier.model import OutputChange, Specialist
+from metier.model.encoder import encode_text
 from metier.task import Example, Task
 from metier.train import Run
 
@@ -98,9 +99,14 @@ def _prior(start: Specialist, task: Task) -> Tensor:
     empty = [Example(f"content-free-{i}", fields, task.choices[0]) for i, fields in enumerate(blanks)]
     if empty[0].fields == rows[0].fields:
         raise UserError(f"calibrate: task {task.name} has no text field that could be emptied. Say kind='temperature'.")
-    if start.base.family != "encoder":
-        empty = [e for e in empty if start.base.encode_prompt(start.prompt(task, e))[1]]
-    return torch.stack([s.double().exp() for s in start.choose(task, empty)]).mean(0).log().float()
+    read = [e for e in empty if _ids(start, task, e)]
+    return torch.stack([s.double().exp() for s in start.choose(task, read)]).mean(0).log().float()
+
+
+def _ids(start: Specialist, task: Task, example: Example) -> list[int]:
+    if start.base.family == "encoder":
+        return encode_text(start.base, start.text(task, example))["input_ids"]
+    return start.base.encode_prompt(start.prompt(task, example))[1]
 
 
 def _blank(value: Any, text: str) -> Any:

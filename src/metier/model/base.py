@@ -10,7 +10,6 @@ import functools
 import hashlib
 import importlib.util
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -199,8 +198,9 @@ def _model(family: Family, path: str, config: Any, options: dict[str, Any], dtyp
         others = sorted(p.name for p in Path(path).glob("*") if p.suffix in (".bin", ".pt", ".pth", ".pkl", ".h5"))
         found = f" It holds {', '.join(others)}: pickled weights can run code and are refused; convert them to safetensors." if others else ""
         raise UserError(f"base {name}: no *.safetensors in {path}.{found}")
-    before = os.environ.get("TRANSFORMERS_VERBOSITY")
+    before = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     try:
         model, info = getattr(transformers, auto).from_pretrained(
             path, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
@@ -212,8 +212,7 @@ def _model(family: Family, path: str, config: Any, options: dict[str, Any], dtyp
             raise
         raise UserError(f"base {name}: weights are damaged ({_first(error)}). Download or write them again.") from error
     finally:
-        if before is None:
-            transformers.logging.set_verbosity_warning()
+        transformers.logging.set_verbosity(before)
     missing = [k for k in info["missing_keys"] if "pooler" not in k and "position_ids" not in k]
     if missing:
         raise UserError(f"base {name}: {len(missing)} tensors are missing from the weights, the first '{sorted(missing)[0]}'. Wrong family or damaged?")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -61,7 +62,7 @@ class Seq2SeqReader:
             options |= {"temperature": temperature, "top_k": 0, "top_p": 1.0}
         with torch.random.fork_rng():
             if seed is not None:
-                torch.manual_seed(int.from_bytes(seed.encode()[-7:]))
+                torch.manual_seed(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:7]))
             written = self.base.model.generate(input_ids=ids.to(self.base.device), attention_mask=mask.to(self.base.device), **options)  # type: ignore[operator]
         answers = []
         for row in written:

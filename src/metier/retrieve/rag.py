@@ -63,7 +63,9 @@ def rag(start: Specialist, task: Task, settings: Settings, run: Run) -> Passages
     """Index the task's documents; the change shows each example the passages found for it."""
     found = passages(task.documents, words=settings.words, overlap=settings.overlap)
     if not found:
-        raise UserError(f"rag: task {task.name} has no documents with words in them. Give it documents (a file or folder), or use another method.")
+        raise UserError(
+            f"rag: task {task.name} has no documents with words in them. Give it documents (a file or folder), or use another method."
+        )
     encoder, vectors = None, None
     if settings.retriever != "bm25":
         encoder = Encoder.named(settings.encoder) if settings.encoder else Encoder.of(start.base)

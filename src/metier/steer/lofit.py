@@ -14,7 +14,8 @@ Errors:      UserError where no attention projection is found; KeyMismatch, Shap
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping
+import functools
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
@@ -75,18 +76,16 @@ class Interventions(ActivationChange):
         """See `ActivationChange.attach`. Raises KeyMismatch, ShapeMismatch where the model's heads are not those of the change."""
         there = sites(model) if self.heads else {}
         for name in (n for n in self.heads if n in there):  # a site that is not there is refused by `changed`
-            site, parts = there[name], [p[name] for p in (self.scales, self.offsets) if name in p]
-            if max(self.heads[name]) >= site.heads or any(p.shape != (len(self.heads[name]), site.size) for p in parts):
-                raise ShapeMismatch(
-                    f"change: '{name}' has {site.heads} heads of size {site.size}, not those of the change. Was it made from another base?"
-                )
-        return changed(model, {name: lambda z, n=name: self._at(there[n], z) for name in self.heads})
+            shapes = {tuple(part[name].shape) for part in (self.scales, self.offsets) if name in part}
+            if shapes - {(len(self.heads[name]), there[name].size)} or max(self.heads[name]) >= there[name].heads:
+                raise ShapeMismatch(f"change: the heads of '{name}' are not those of the change. Was it made from another base?")
+        return changed(model, {name: functools.partial(self._at, name, there) for name in self.heads})
 
-    def _at(self, site: Site, z: Tensor) -> Tensor:
-        if site.name in self.scales:
-            z = z * (1 + self._spread(site, self.scales[site.name], z))
-        if site.name in self.offsets:
-            z = z + self._spread(site, self.offsets[site.name], z)
+    def _at(self, name: str, there: Mapping[str, Site], z: Tensor) -> Tensor:
+        if name in self.scales:
+            z = z * (1 + self._spread(there[name], self.scales[name], z))
+        if name in self.offsets:
+            z = z + self._spread(there[name], self.offsets[name], z)
         return z
 
     def _spread(self, site: Site, rows: Tensor, z: Tensor) -> Tensor:
@@ -104,52 +103,39 @@ class Interventions(ActivationChange):
     def from_state(cls, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
         """See `Change.from_state`."""
         parts = [{k.removesuffix(end): t for k, t in tensors.items() if k.endswith(end)} for end in ("|scale", "|offset")]
+        if missing := set(facts["heads"]) ^ (set(parts[0]) | set(parts[1])):
+            raise KeyError(min(missing))
         return cls({n: tuple(h) for n, h in facts["heads"].items()}, *parts)
 
 
 def lofit(start: Specialist, task: Task, settings: Settings, run: Run) -> Interventions:
     """Choose heads by learnt scalings, then learn offsets there."""
     there = sites(start.base.model, base=f"lofit: {start.base.name}")
+
+    def learn(part: str, heads: Mapping[str, tuple[int, ...]], seen: Task, run: Run, lr: float, l1: float) -> Interventions:
+        noise = torch.Generator().manual_seed(run.seed)
+        drawn = {n: NOISE * torch.randn(len(h), there[n].size, generator=noise) for n, h in heads.items()}
+        live = {n: nn.Parameter(t.to(start.base.device)) for n, t in drawn.items()}
+
+        def change() -> Interventions:
+            return Interventions(heads, **{part: cpu_state(live)})
+
+        def penalty() -> Tensor:
+            return l1 * torch.stack([p.abs().sum() for p in live.values()]).sum()
+
+        with start.attached() as model, Interventions(heads, **{part: live}).attach(model):
+            what = Trainable(start, seen, live, change, penalty=penalty if l1 else None)
+            return fit(what, run, lr=lr, batch_size=settings.batch_size, keep_best=bool(seen.dev)).change  # type: ignore[return-value]
+
     every = {n: tuple(range(s.heads)) for n, s in there.items()}
-    first, second = run.part(0.5, "select"), run.part(0.5, "offsets")
     blind = replace(task, dev=())  # the scalings are taken as they end, so dev is not looked at
-    scales = _learn("scales", every, there, start, blind, first, lr=settings.select_lr, l1=settings.l1, size=settings.batch_size)
-    chosen = top(scales.scales, settings.heads)
-    return _learn("offsets", chosen, there, start, task, second, lr=settings.lr, l1=0.0, size=settings.batch_size)
+    scaled = learn("scales", every, blind, run.part(0.5, "select"), settings.select_lr, settings.l1)
+    return learn("offsets", top(scaled.scales, settings.heads), task, run.part(0.5, "offsets"), settings.lr, 0.0)
 
 
 def top(scales: Mapping[str, Tensor], share: float) -> dict[str, tuple[int, ...]]:
     """Site -> chosen heads: the `share` of all heads with the largest norms, at least one; equal norms in the model's order."""
-    ranked = sorted(
-        ((-float(a.norm()), i, n, h) for i, (n, rows) in enumerate(scales.items()) for h, a in enumerate(rows)), key=lambda r: r[:2] + r[3:]
-    )
-    best = ranked[: max(1, int(share * len(ranked) + 1e-9))]
-    return {n: tuple(sorted(h for _, _, m, h in best if m == n)) for n in scales if any(m == n for _, _, m, _ in best)}
-
-
-def _learn(
-    part: str,
-    heads: Mapping[str, tuple[int, ...]],
-    there: Mapping[str, Site],
-    start: Specialist,
-    task: Task,
-    run: Run,
-    *,
-    lr: float,
-    l1: float,
-    size: int,
-) -> Interventions:
-    """Train the scales or offsets of some heads."""
-    noise = torch.Generator().manual_seed(run.seed)
-    live = {n: nn.Parameter(NOISE * torch.randn(len(h), there[n].size, generator=noise).to(start.base.device)) for n, h in heads.items()}
-
-    def change() -> Interventions:
-        return Interventions(heads, **{part: cpu_state(live)})
-
-    with start.attached() as model, Interventions(heads, **{part: live}).attach(model):
-        what = Trainable(start, task, live, change, penalty=(lambda: l1 * _size(live.values())) if l1 else None)
-        return fit(what, run, lr=lr, batch_size=size, keep_best=bool(task.dev)).change  # type: ignore[return-value]
-
-
-def _size(tensors: Iterable[Tensor]) -> Tensor:
-    return torch.stack([t.abs().sum() for t in tensors]).sum()
+    every = [(n, h, float(a.norm())) for n, rows in scales.items() for h, a in enumerate(rows)]
+    best = sorted(every, key=lambda e: -e[2])[: max(1, int(share * len(every) + 1e-9))]
+    chosen = {n: tuple(sorted(h for m, h, _ in best if m == n)) for n in scales}
+    return {n: heads for n, heads in chosen.items() if heads}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from metier.study.compare import Comparison, adapt, compare
+    from metier.study.comparing import Comparison, adapt, compare
 
 __all__ = ["Comparison", "adapt", "compare"]
 
@@ -14,5 +14,5 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         from importlib import import_module
 
-        return getattr(import_module("metier.study.compare"), name)
+        return getattr(import_module("metier.study.comparing"), name)
     raise AttributeError(f"module 'metier.study' has no attribute {name!r}")

@@ -33,8 +33,8 @@ SERIES = 8  # colours --s0 ... --s7
 
 def place_of(row: dict[str, Any]) -> str:
     """Where a method changes the model: 'base' for none, 'several' for more than one place."""
-    places = row["places"]
-    return "base" if not places or row["method"] == "zero-shot" else places[0] if len(places) == 1 else "several"
+    places = set(row["places"])
+    return "base" if not places or row["method"] == "zero-shot" else places.pop() if len(places) == 1 else "several"
 
 
 def pareto(task: dict[str, Any], axis: str) -> Figure | None:
@@ -104,12 +104,12 @@ def reliability(task: dict[str, Any]) -> Figure | None:
     data = [ideal | {"line": {"color": "var(--muted)", "width": 1, "dash": "dot"}}]
     for i, row in enumerate(rows):
         bins = row["calibration"]["bins"]
-        largest = max(b["n"] for b in bins)
+        largest, colour = max(b["n"] for b in bins), "var(--c-base)" if row["method"] == task["reference"] else _colour(i)
         trace = {"type": "scatter", "mode": "lines+markers", "name": html.escape(row["method"]), "meta": row["method"], **_xy(bins)}
         trace["text"] = [f"{b['n']} answers" for b in bins]
         trace["hovertemplate"] = "%{fullData.name}<br>confidence %{x:.1f} %<br>score %{y:.1f} %<br>%{text}<extra></extra>"
-        trace["marker"] = {"size": [5 + 13 * math.sqrt(b["n"] / largest) for b in bins], "color": _colour(i), "opacity": 0.85}
-        trace["line"] = {"color": _colour(i), "width": 1.5}
+        trace["marker"] = {"size": [5 + 13 * math.sqrt(b["n"] / largest) for b in bins], "color": colour, "opacity": 0.85}
+        trace["line"] = {"color": colour, "width": 1.5}
         data.append(trace)
     layout = _layout("confidence, %", "score, %", height=420)
     for side in ("xaxis", "yaxis"):
@@ -119,12 +119,13 @@ def reliability(task: dict[str, Any]) -> Figure | None:
 
 
 def curves(task: dict[str, Any]) -> Figure | None:
-    """Training loss (lines) against steps, a line per method and seed; one colour per method."""
+    """Training loss (lines) against steps, a line per method, seed and trained part; one colour per method."""
     rows = [r for r in _done(task) if any(t["curve"] for t in r["trials"])]
     data = []
     for i, row in enumerate(rows):
-        for j, trial in enumerate(t for t in row["trials"] if t["curve"]):
-            points = [p for p in trial["curve"] if p.get("loss") is not None]
+        lines = [(t, part) for t in row["trials"] for part in dict.fromkeys(p.get("part") for p in t["curve"] or [])]
+        for j, (trial, part) in enumerate(lines):
+            points = [p for p in trial["curve"] if p.get("part") == part and p.get("loss") is not None]
             trace = {
                 "type": "scatter",
                 "mode": "lines",
@@ -133,7 +134,7 @@ def curves(task: dict[str, Any]) -> Figure | None:
                 "showlegend": j == 0,
             }
             trace |= {"x": [p["step"] for p in points], "y": [p["loss"] for p in points], "line": {"color": _colour(i), "width": 1.5}}
-            trace["hovertemplate"] = f"%{{fullData.name}}, seed {trial['seed']}<br>step %{{x}}<br>loss %{{y:.3f}}<extra></extra>"
+            trace["hovertemplate"] = f"%{{fullData.name}}, seed {int(trial['seed'])}<br>step %{{x}}<br>loss %{{y:.3f}}<extra></extra>"
             data.append(trace)
     if not data:
         return None

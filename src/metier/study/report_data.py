@@ -12,7 +12,8 @@ Units: scores, rates and differences are fractions (0.02 is two points); seconds
                     difference (to the reference; with p_holm over the task's methods), to_best (difference to the best)
                     ood (interval and gap = ood - test), forgetting {retained task: {before, after, lost (difference)}}, lost_most
                     calibration {n, ece, adaptive_ece, brier, nll, bins[]}, per seed averaged; bins over all seeds
-                    flips {n, negative_rate, positive_rate, negative_of_right, negative[], positive[]} with up to 20 examples each
+                    flips {n, negative_rate, positive_rate, negative_of_right; of the first seed n_negative, n_positive,
+                       negative[], positive[]: up to 20 examples each}
                     cost {means per seed; spent_seconds, search_trials: sums; peak_bytes: largest}
                     pareto {seconds, tokens, stored}: true where no method is as good for less
                     trials[] {key, seed, settings, base, reload_gap, search, curve, versions}
@@ -118,11 +119,17 @@ def _start(method: str, every: BySeed, done: BySeed) -> dict[str, Any]:
 
 
 def dev_score(meta: dict[str, Any]) -> float | None:
-    """The dev score of what was chosen: the search's entry with the trial's settings, else its best, else the curve's best."""
+    """The dev score of what was chosen: the last search's entry with the trial's settings, else its best, else the curve's best.
+
+    An entry's `settings` are those of its `method`, one part of a chain; without `method`, the trial's.
+    """
     search = [s for s in meta.get("search") or [] if s.get("dev_score") is not None]
-    same = [s["dev_score"] for s in search if s["settings"] == meta.get("settings")]
+    last = [s for s in search if s.get("method") == search[-1].get("method")]
+    settings = meta.get("settings") or {}
+    mine = settings.get(last[0]["method"], {}) if last and last[0].get("method") else settings
+    same = [s["dev_score"] for s in last if s["settings"].items() <= mine.items()]
     curve = [p["dev_score"] for p in meta.get("curve") or [] if p.get("dev_score") is not None]
-    known = same or [s["dev_score"] for s in search] or curve
+    known = same or [s["dev_score"] for s in last] or curve
     return max(known) if known else None
 
 
@@ -192,8 +199,9 @@ def _calibration(groups: dict[int, list[Record]]) -> dict[str, Any] | None:
 
 
 def _flips(base: dict[int, list[Record]], new: dict[int, list[Record]]) -> dict[str, Any]:
-    """Flips against the base, averaged over seeds; examples are of the first seed."""
+    """Flip rates against the base, averaged over seeds; examples and their counts are of the first seed."""
     shown: dict[str, list[dict[str, Any]]] = {}
+    counts: dict[str, int] = {}
     every = []
     for seed, records in sorted(new.items()):
         before = base.get(seed) or base[min(base)]
@@ -203,8 +211,8 @@ def _flips(base: dict[int, list[Record]], new: dict[int, list[Record]]) -> dict[
             pairs = {b.example: (b, c) for b, c in align(before, records)}
             sides = {"negative": found.negative, "positive": found.positive}
             shown = {side: [_shown(*pairs[e], seed) for e in ids[:SHOWN_FLIPS]] for side, ids in sides.items()}
+            counts = {f"n_{side}": len(ids) for side, ids in sides.items()}
     rates = {name: known_mean([getattr(f, name) for f in every]) for name in ("negative_rate", "positive_rate", "negative_of_right")}
-    counts = {"n_negative": known_mean([len(f.negative) for f in every]), "n_positive": known_mean([len(f.positive) for f in every])}
     return {"n": every[0].n, **rates, **counts, **shown}
 
 

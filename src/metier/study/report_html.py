@@ -43,6 +43,7 @@ def render_html(report: dict[str, Any]) -> str:
             choices={t["task"]: t for t in report["recommendation"]["tasks"]},
             charts=charts,
             matrix=_matrix(report),
+            failures=_grouped(report["failures"]),
             data=data,
             nonce=nonce,
             css=_asset("report.css"),
@@ -82,6 +83,15 @@ def _matrix(report: dict[str, Any]) -> list[dict[str, Any]]:
     return lines
 
 
+def _grouped(failures: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Failures that differ in their seed only, as one with `seeds`."""
+    groups: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for failure in failures:
+        key = tuple(failure[k] for k in ("task", "method", "status", "reason"))
+        groups.setdefault(key, {**failure, "seeds": []})["seeds"].append(failure["seed"])
+    return list(groups.values())
+
+
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -105,9 +115,20 @@ def _pairs(value: Any) -> list[tuple[str, str]]:
     rows: list[tuple[str, str]] = []
     for key, inner in value.items():
         rows += (
-            [(f"{key}.{name}".rstrip("."), text) for name, text in _pairs(inner)] if isinstance(inner, dict) else [(str(key), _nice(inner))]
+            [(f"{key}.{name}".rstrip("."), text) for name, text in _pairs(inner)]
+            if isinstance(inner, dict)
+            else [(str(key), _read(str(key), inner))]
         )
     return rows
+
+
+def _read(name: str, value: Any) -> str:
+    """A value in the unit its name says."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        for ending, show in (("bytes", report_text.size), ("seconds", report_text.seconds), ("parameters", report_text.count)):
+            if name.endswith(ending):
+                return show(value)
+    return _nice(value)
 
 
 def _budget(value: Any) -> str:

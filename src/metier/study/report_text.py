@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -39,11 +41,11 @@ def seconds(value: float | None) -> str:
     """A time: '12 ms', '3.4 s', '5 min 20 s', '2 h 05 min'."""
     if value is None:
         return UNKNOWN
-    if value < 60:
+    if value < 59.95:
         if value < 0.9995:
             return f"{1000 * value:.3g} ms" if value else "0 s"
         return f"{value:.3g} s"
-    if value < 3600:
+    if value < 3599.5:
         minutes, rest = divmod(round(value), 60)
         return f"{minutes} min {rest:02d} s"
     hours, rest = divmod(round(value / 60), 60)
@@ -83,20 +85,30 @@ def mark(row: dict[str, Any]) -> str:
     return "unclear"
 
 
-def terminal_table(report: dict[str, Any], width: int = 150) -> list[Table]:
-    """One rich table per task, best score first, chosen method bold; below 145 columns only what fits. Scores keep their intervals."""
+def terminal_table(report: dict[str, Any], width: int = 160) -> list[Table]:
+    """One rich table per task, best score first, chosen method bold; columns that do not fit `width` are left out, scores last."""
     chosen = {task["task"]: task["method"] for task in report["recommendation"]["tasks"]}
     return [_table(task, chosen.get(task["name"]), width) for task in report["tasks"]]
 
 
 def _table(task: dict[str, Any], chosen: str | None, width: int) -> Table:
-    columns = list(_COLUMNS) if width >= 145 else _NARROW[:4] if width < 95 else _NARROW
-    test = f"{task.get('n_test', UNKNOWN)} test examples"
-    table = Table(title=Text(f"{task['name']} · {task['metric']} · {test}", style="bold"), title_justify="left")
-    for name in columns:
-        table.add_column(name, justify="left" if name == "method" else "right", no_wrap=name != "method")
+    names, console = list(_COLUMNS), Console(width=10_000)
+    table = _drawn(task, chosen, names)
+    for name in _LEAVE_OUT:
+        if Measurement.get(console, console.options, table).maximum <= width:
+            break
+        names.remove(name)
+        table = _drawn(task, chosen, names)
+    return table
+
+
+def _drawn(task: dict[str, Any], chosen: str | None, names: list[str]) -> Table:
+    title = f"{task['name']} · {task['metric']} · {task.get('n_test', UNKNOWN)} test examples"
+    table = Table(title=Text(title, style="bold"), title_justify="left")
+    for name in names:
+        table.add_column(name, justify="left" if name == "method" else "right", no_wrap=name != "method", overflow="fold")
     for row in sorted((r for r in task["methods"] if r["score"]), key=lambda r: -r["score"]["value"]):
-        table.add_row(*(_COLUMNS[name](row) for name in columns), style="bold" if row["method"] == chosen else "")
+        table.add_row(*(_COLUMNS[name](row) for name in names), style="bold" if row["method"] == chosen else "")
     for row in task["methods"]:
         if not row["score"]:
             table.add_row(Text(row["method"]), Text(row["status"], style="dim"))
@@ -126,4 +138,4 @@ _COLUMNS: dict[str, Callable[[dict[str, Any]], Text]] = {
     "time": lambda r: Text(seconds(r["cost"]["seconds"])),
     "per answer": lambda r: Text(f"{count(r['cost']['tokens_per_answer'])} tokens"),
 }
-_NARROW = ["method", "score %", "to the base", "lost", "time", "flips −/+"]
+_LEAVE_OUT = ("ECE %", "per answer", "p", "OOD %", "flips −/+", "time", "lost", "to the base")  # in this order, where room is short

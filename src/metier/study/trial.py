@@ -19,7 +19,7 @@ import torch
 
 from metier import atomic
 from metier.errors import Diverged, UserError
-from metier.evaluate.measure import measure, reading_flops
+from metier.evaluate.measuring import measure, reading_flops
 from metier.evaluate.record import Record, write_records
 from metier.method import Method, find
 from metier.model import Base, Change, Specialist

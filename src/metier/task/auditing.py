@@ -76,6 +76,10 @@ def _labels(task: Task, splits: dict[str, Sequence[Example]]) -> list[str]:
     if any(e.choices is not None for e in splits["train"]) or not splits["train"]:
         return []
     counts = Counter(e.answer for e in splits["train"])
+    if len(task.choices) < 2:
+        raise UserError(
+            f"task {task.name}: every row has the label {_some(task.choices)}: there is nothing to choose. Is this the right column?"
+        )
     lone = [label for label in counts if counts[label] == 1]
     missing = [label for label in task.choices if label not in counts]
     given = task.options.get("choices") == "given"

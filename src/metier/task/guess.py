@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from metier.task.read import Row
 from metier.task.shape import Fault, Shape, answers_of, label_of, short, text_of
 
-TEXTS = ("text", "sentence", "content", "review", "utterance")
+TEXTS = ("text", "sentence", "content", "review", "utterance", "comment", "tweet", "headline", "question", "query")
 LABELS = ("label", "label_text", "intent", "class", "category", "sentiment")
 PAIRS = (
     ("premise", "hypothesis", "Premise", "Hypothesis", "Relation"),

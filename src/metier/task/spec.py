@@ -206,8 +206,9 @@ def unclear(path: str, columns: list[str], data: str) -> UserError:
     """The error for a table whose columns do not say what is asked and what is the answer; it shows the YAML to write."""
     names = [c for c in columns if not c.lower().endswith("id")] or columns
     other, last = (names[0], names[-1]) if len(names) > 1 else ("text", names[0])
+    header = " (is the first line a header?)" if ".csv" in path or ".tsv" in path else ""
     shown = EXAMPLE.format(data=data, column=last, other=other)
     return UserError(
-        f"{path}: it is not obvious which column is the answer; the columns are: {', '.join(columns)}. "
+        f"{path}: it is not obvious which column is the answer; the columns are: {', '.join(columns)}{header}. "
         f"Say it in a task file, for instance task.yaml:\n{shown}"
     )

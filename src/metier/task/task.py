@@ -93,10 +93,15 @@ class Task:
         return replace(self, **{name: tuple(self.split(name)[:n]) for name, n in limits.items()})  # type: ignore[arg-type]
 
     def digest(self) -> str:
-        """16 hex digits of everything that can move a score."""
-        return hashlib.sha256(json.dumps(self._content(), sort_keys=True, default=str).encode()).hexdigest()[:16]
+        """16 hex digits of everything that can move a score; computed once."""
+        known: str | None = self.__dict__.get("_digest")
+        if known is None:
+            known = hashlib.sha256(json.dumps(self._content(), sort_keys=True, default=str).encode()).hexdigest()[:16]
+            object.__setattr__(self, "_digest", known)
+        return known
 
     def _content(self) -> list[Any]:
+        options = {k: v for k, v in self.options.items() if k not in ("warnings", "retain")}  # neither moves a score
         splits = {s: [(e.id, e.digest()) for e in self.split(s)] for s in SPLITS if not isinstance(self.split(s), Sealed)}
         shown = [
             self.kind,
@@ -109,7 +114,7 @@ class Task:
             self.stop,
             self.max_new_tokens,
         ]
-        return [shown, splits, [(d.id, d.title, d.text) for d in self.documents], self.options]
+        return [shown, splits, [(d.id, d.title, d.text) for d in self.documents], options]
 
 
 @functools.lru_cache(maxsize=256)

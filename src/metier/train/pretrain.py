@@ -11,10 +11,12 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.distributed
+import torch.multiprocessing
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch.nn.functional import cross_entropy
@@ -44,10 +46,16 @@ def pretrain(recipe: Path, out: Path, *, minutes: float | None = None, resume: b
     if not resume and work.exists():
         shutil.rmtree(work)
     work.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(plan.training.threads)
     packed, tokenizer = prepare(plan, out.parent)
-    run = _Run(plan, work, text.Blocks(packed, plan.data, plan.model.context, plan.training.seed), minutes or plan.training.minutes)
-    run.go(report or (lambda line: None))
+    start = _Start(plan, packed, work, minutes or plan.training.minutes, work / f"meeting-{os.getpid()}")
+    context = torch.multiprocessing.get_context("spawn")
+    others = [context.Process(target=_work, args=(start, rank), daemon=True) for rank in range(1, plan.training.workers)]
+    for process in others:
+        process.start()
+    run = _work(start, 0, report or (lambda line: None))
+    for process in others:
+        process.join()
+    start.meeting.unlink(missing_ok=True)
     export(run.model, tokenizer, plan, run.curve, out)
     return out
 
@@ -122,62 +130,119 @@ def _halve(tokens: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, t
     return torch.cat([tokens[:, : half + 1], tokens[:, half : 2 * half + 1]]), torch.cat([weights[:, :half], weights[:, half : 2 * half]])
 
 
+class _Start(NamedTuple):
+    """What every worker needs to begin."""
+
+    plan: Recipe
+    packed: Path
+    work: Path
+    minutes: float
+    meeting: Path
+
+
+def _work(start: _Start, rank: int, report: Report | None = None) -> _Run:
+    """One worker of a run: the same model as the others, its own rows, gradients averaged; rank 0 keeps clock, curve and checkpoints."""
+    plan = start.plan
+    torch.set_num_threads(plan.training.threads)
+    if plan.training.workers > 1:
+        torch.distributed.init_process_group("gloo", init_method=f"file://{start.meeting}", rank=rank, world_size=plan.training.workers)
+    try:
+        blocks = text.Blocks(start.packed, plan.data, plan.model.context, plan.training.seed)
+        run = _Run(plan, start.work, blocks, start.minutes, rank)
+        run.go(report)
+    finally:
+        if plan.training.workers > 1:
+            torch.distributed.destroy_process_group()
+    return run
+
+
 class _Run:
     """One training run and its state on disk."""
 
-    def __init__(self, plan: Recipe, work: Path, blocks: text.Blocks, minutes: float) -> None:
+    def __init__(self, plan: Recipe, work: Path, blocks: text.Blocks, minutes: float, rank: int = 0) -> None:
         self.plan, self.work, self.blocks, self.minutes = plan, work, blocks, minutes
+        self.rank, self.workers = rank, plan.training.workers
         self.model = make_model(plan, plan.tokenizer.size)
         self.optimisers = optimisers(self.model, plan.training)
         self.step, self.seconds, self.bf16 = 0, 0.0, False
         self.curve: list[dict[str, Any]] = []
-        self.rows = max(1, plan.training.batch_tokens // plan.model.context)
+        self.rows = max(1, plan.training.batch_tokens // plan.model.context // self.workers)  # of each worker
 
     @property
     def tokens(self) -> int:
         """Tokens seen so far."""
-        return self.step * self.rows * self.plan.model.context
+        return self.step * self.rows * self.workers * self.plan.model.context
 
     def progress(self) -> float:
         """Fraction of the run that is done, by tokens or time."""
         return min(1.0, max(self.tokens / self.plan.training.tokens, self.seconds / (60 * self.minutes)))
 
-    def go(self, report: Report) -> None:
+    def go(self, report: Report | None) -> None:
         """Train to the end, from the last checkpoint if there is one."""
         if not self._restore():
-            self.bf16 = self._bf16_is_faster()
+            self.bf16 = self._agreed(float(self._bf16_is_faster())) > 0.5
         training, saved, evaluated, clock = self.plan.training, self.seconds, self.seconds, time.monotonic()
         recent: list[float] = []
-        while self.progress() < 1:
+        while (progress := self.progress()) < 1:
             for optimiser in self.optimisers:
                 for group in optimiser.param_groups:
-                    group["lr"] = rate(training, self.progress())
-            recent.append(self._one_step())
+                    group["lr"] = rate(training, progress)
             now = time.monotonic()
-            self.seconds, clock = self.seconds + now - clock, now
+            recent.append(self._one_step(self.seconds + now - clock))
+            clock = now
+            if self.rank > 0:
+                continue
             if self.seconds - evaluated >= 60 * training.eval_minutes or self.progress() >= 1:
                 evaluated = self.seconds
                 self.curve.append(self._line(recent))
                 recent = []
-                report(self.curve[-1])
+                if report is not None:
+                    report(self.curve[-1])
             if self.seconds - saved >= 60 * training.checkpoint_minutes or self.progress() >= 1:
                 saved = self.seconds
                 self._save()
 
-    def _one_step(self) -> float:
-        tokens, weights = (torch.from_numpy(a) for a in self.blocks.batch(self.step * self.rows, self.rows))
+    def _one_step(self, seconds: float) -> float:
+        """One update; sets `seconds` to rank 0's clock and returns the mean loss of the workers."""
+        first = (self.step * self.workers + self.rank) * self.rows
+        tokens, weights = (torch.from_numpy(a) for a in self.blocks.batch(first, self.rows))
         if self.progress() < self.plan.training.halved:
             tokens, weights = _halve(tokens, weights)
         loss = weighted_loss(self.model, tokens, weights, self.bf16)
-        if not math.isfinite(loss.item()):
-            raise Diverged(f"pretrain {self.plan.name}: the loss is {loss.item()} at step {self.step}. Lower training.learning_rate.")
         loss.backward()
+        mean = self._share(loss.item(), seconds)
+        if not math.isfinite(mean):
+            raise Diverged(f"pretrain {self.plan.name}: the loss is {mean} at step {self.step}. Lower training.learning_rate.")
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.plan.training.clip)
         for optimiser in self.optimisers:
             optimiser.step()
         self.model.zero_grad()
         self.step += 1
-        return loss.item()
+        return mean
+
+    def _share(self, loss: float, seconds: float) -> float:
+        """Average gradients and loss over the workers and take over rank 0's clock, in one exchange."""
+        if self.workers == 1:
+            self.seconds = seconds
+            return loss
+        grads = [p.grad for p in self.model.parameters() if p.grad is not None]
+        extra = torch.tensor([loss, seconds * self.workers if self.rank == 0 else 0.0])
+        together = torch.cat([*(g.flatten() for g in grads), extra])
+        torch.distributed.all_reduce(together)
+        together /= self.workers
+        place = 0
+        for g in grads:
+            g.copy_(together[place : place + g.numel()].view_as(g))
+            place += g.numel()
+        self.seconds = together[-1].item()
+        return together[-2].item()
+
+    def _agreed(self, value: float) -> float:
+        """Rank 0's value, on every worker."""
+        shared = torch.tensor([value])
+        if self.workers > 1:
+            torch.distributed.broadcast(shared, src=0)
+        return shared.item()
 
     def _line(self, recent: list[float]) -> dict[str, Any]:
         every, answers = self.evaluate()

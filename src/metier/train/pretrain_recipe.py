@@ -82,12 +82,13 @@ class Training:
     beta2: float = 0.95
     clip: float = 1.0
     seed: int = 0
-    threads: int = 2
+    workers: int = 1  # processes, each with its share of a batch: on a busy machine better than threads that wait for one another
+    threads: int = 1  # of each worker
     checkpoint_minutes: float = 3.0
     eval_minutes: float = 2.0
 
     def __post_init__(self) -> None:
-        for name in ("tokens", "batch_tokens", "threads"):
+        for name in ("tokens", "batch_tokens", "workers", "threads"):
             check.integer(f"training.{name}", getattr(self, name), low=1)
         check.one_of("training.optimiser", self.optimiser, ("adamw", "muon"))
         check.integer("training.seed", self.seed, low=0)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +65,7 @@ def lt_sft(start: Specialist, task: Task, settings: Settings, run: Run) -> Weigh
     norms = {f"{n}.{k}" for n, m in start.base.model.named_modules() if _normalises(m) for k, _ in m.named_parameters(recurse=False)}
     with start.attached() as model, moving(model, lambda n, _: settings.norms == "yes" or n not in norms) as (parameters, before):
         count, total = _count(parameters, settings.density), sum(p.numel() for p in parameters.values())
-        options = {"lr": settings.lr, "batch_size": settings.batch_size}
+        options: dict[str, Any] = {"lr": settings.lr, "batch_size": settings.batch_size}
 
         def trainable(masks: Mapping[str, Tensor], seen: Task) -> Trainable:
             head = new_head(start, task)

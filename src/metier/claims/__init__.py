@@ -1,0 +1,1 @@
+"""Papers' claims, measured here: one file each, read without importing it. Papers: what of the literature exists."""

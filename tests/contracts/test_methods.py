@@ -1,0 +1,44 @@
+"""Every method in the catalogue keeps the contract, on every kind of base and task that it says it works on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from metier.contract import check_method
+from metier.method import Method, catalogue
+from metier.model import Base
+from metier.train import Budget
+from tests.tiny import tiny_causal, tiny_encoder, tiny_seq2seq, tiny_task
+
+BASES: dict[str, Callable[[], Base]] = {"causal": tiny_causal, "seq2seq": tiny_seq2seq, "encoder": tiny_encoder}
+
+# Settings of methods that need something from outside the task.
+NEEDED: dict[str, Callable[[], dict[str, Any]]] = {"emulated-fine-tuning": lambda: {"small": tiny_causal(seed=1, hidden=16).path}}
+
+
+def suitable() -> list[tuple[str, str, str]]:
+    """(method, family, kind): all that a method claims, but what no method can do: an encoder writes no text."""
+    return [
+        (name, family, kind)
+        for name, method in catalogue().items()
+        if method.room != "outside"
+        for family in method.about.families
+        for kind in method.about.kinds
+        if not (family == "encoder" and kind == "generate")
+    ]
+
+
+@pytest.mark.parametrize(("name", "family", "kind"), suitable())
+def test_keeps_the_contract(name: str, family: str, kind: str) -> None:
+    method: Method = catalogue()[name]
+    settings = NEEDED[name]() if name in NEEDED else {}
+    if "batch_size" in {s.name for s in method.settings}:
+        settings = {"batch_size": 8, **settings}
+    check_method(method, base=BASES[family](), task=tiny_task(kind), settings=settings, budget=Budget(16))
+
+
+def test_every_place_is_taken() -> None:
+    assert {m.about.place for m in catalogue().values()} == {"in", "activations", "weights", "out"}
