@@ -42,6 +42,7 @@ class Part:
     whole: bool = False
     published: tuple[float, float] | None = None
     truncate: bool = False
+    overrides: dict[str, Any] | None = None
 
 
 ENCODER = ("zero-shot", "full", "head", "bitfit", "lora", "lt-sft", "calibrate")
@@ -57,13 +58,13 @@ PARTS = [
     *(Part(f"minilm-{d}", "minilm", d, ENCODER, "3000ex") for d in ("trec", "sst2", "financial_phrasebank", "banking77", "clinc150")),
     *(Part(f"stories3M-{d}", STORIES, d, CAUSAL, "3000ex", truncate=True) for d in ("trec", "sst2", "financial_phrasebank")),
     Part("stories3M-gsm8k", STORIES, "gsm8k", WRITER, "1500ex", truncate=True),
-    Part("stories3M-policyqa", STORIES, "policyqa", READER, "1500ex", truncate=True),
+    Part("stories3M-policyqa", STORIES, "policyqa", READER, "1500ex", truncate=True, overrides={"documents_from": "context"}),
 ]  # fmt: skip
 
 
 def task_of(part: Part) -> Task:
     """The task of a part; rows of train that occur in test are dropped from train, as the cards count them."""
-    task = metier.load_task(SHARED / "data" / part.data, allow_leak=True, overrides={"dedupe": True})
+    task = metier.load_task(SHARED / "data" / part.data, allow_leak=True, overrides={"dedupe": True, **(part.overrides or {})})
     return task if part.whole else task.subset(test=TEST, dev=100)
 
 

@@ -42,6 +42,7 @@ ROOMS = {
     "worlds": "generated tasks with known truth",
     "cli": "one file per verb",
 }
+CLAIM_ROWS = {"reported": "reported", "experiment": "run here", "rule": "rule", "limits": "limits", "verdict": "verdict"}
 PLACES = {"in": "what the model reads", "activations": "what it computes", "weights": "what it computes with", "out": "what it says"}
 
 
@@ -61,7 +62,8 @@ def on_files(files: Any, config: Any) -> Any:
     from mkdocs.structure.files import File
 
     for uri, text in {**_method_pages(), **_api_pages(), **_result_pages()}.items():
-        files.append(File.generated(config, uri, content=text))
+        if files.get_file_from_path(uri) is None:  # a page that someone has written stays
+            files.append(File.generated(config, uri, content=text))
     return files
 
 
@@ -171,7 +173,7 @@ def _griffe_columns() -> Any:
 # --- API -------------------------------------------------------------------------------------------------------------
 def _modules() -> list[str]:
     """'metier' itself, its root modules that others use, and every room that is there."""
-    roots = [name for name in ("method", "errors", "check") if (PACKAGE / f"{name}.py").exists()]
+    roots = [name for name in ("method", "contract", "errors", "check") if (PACKAGE / f"{name}.py").exists()]
     rooms = [room for room in ROOMS if (PACKAGE / room / "__init__.py").exists()]
     return [*(["metier"] if (PACKAGE / "__init__.py").exists() else []), *rooms, *roots]
 
@@ -258,82 +260,121 @@ def _benchmarks() -> str:
     if not results:
         return "\n".join([*lines, "Not measured yet.", ""])
     for file in results:
-        data = _read(file)
-        lines += [f"## {file.stem.replace('_', ' ')}", ""]
-        lines += [*_about(data), *_rows(data), ""]
+        lines += [f"## {_words(file.stem)}", "", *_show(_read(file)), ""]
     return "\n".join(lines)
+
+
+def _show(data: Any) -> list[str]:
+    """A result as tables: lists of rows by their part, everything else as names and values; the machine last."""
+    data = data if isinstance(data, Mapping) else {"rows": data}
+    lines: list[str] = []
+    plain = {}
+    for key, value in data.items():
+        if isinstance(value, list) and value and all(isinstance(v, Mapping) for v in value):
+            lines += _table(value)
+        elif key not in ("machine", "versions"):
+            plain |= _flat(key, value)
+    if plain:
+        lines = ["| | |", "|---|---|", *(f"| {_cell(_words(k))} | {_cell(_plain(v))} |" for k, v in plain.items()), "", *lines]
+    where = {k: v for part in ("machine", "versions") if part in data for k, v in _flat(part, data[part]).items()}
+    if where:
+        facts = ", ".join(f"{key.rpartition(': ')[2]} {_plain(value)}" for key, value in where.items())
+        lines += [f"Measured on: {_cell(facts)}.", ""]
+    return lines
+
+
+def _table(rows: list[Mapping[str, Any]]) -> list[str]:
+    """Rows as tables, one per `part` where they have one; what is the same in every row of a part is said once, above."""
+    lines = []
+    for part in dict.fromkeys(r.get("part") for r in rows):
+        here = [r for r in rows if r.get("part") == part]
+        heads = list(dict.fromkeys(k for r in here for k in r if k != "part"))
+        same = [h for h in heads if len(here) > 1 and len({_plain(r.get(h, "")) for r in here}) == 1]
+        shown = [h for h in heads if h not in same]
+        if part is not None:
+            lines += [f"### {part}", ""]
+        if said := [f"{_words(h)} {_plain(here[0][h])}" for h in same if here[0].get(h) not in (None, "")]:
+            lines += [_cell("; ".join(said)) + ".", ""]
+        lines += ["| " + " | ".join(_words(h) for h in shown) + " |", "|" + "---|" * len(shown)]
+        lines += ["| " + " | ".join(_cell(_plain(r.get(h, ""))) for h in shown) + " |" for r in here]
+        lines.append("")
+    return lines
+
+
+def _flat(name: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        return {name: value}
+    return {k: v for key, inner in value.items() for k, v in _flat(f"{name}: {key}", inner).items()}
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _claims() -> str:
     lines = [
         "# Claims",
         "",
-        "What papers say, measured here at small scale. The decision rule is fixed before the run; the verdict is *holds*, *does not",
-        "hold here* or *undecided*, and a claim that has not been run is *not yet run*, never assumed. `metier claims run N` runs one.",
+        "What papers say, measured here at small scale. The rule of decision is fixed before the run, and a result counts only for the",
+        "very claim it was made for. A claim that was not run is *not yet run*, never assumed. `metier claims run N` runs one.",
         "",
     ]
-    found = sorted([*(PACKAGE / "claims").rglob("*.json"), *(ROOT / "claims").rglob("*.json")], key=lambda f: f.name)
-    if not found:
+    if not (PACKAGE / "claims" / "table.py").exists():
         return "\n".join([*lines, "Not measured yet.", ""])
-    lines += ["| paper | claim | effect | verdict |", "|---|---|---|---|"]
-    for file in found:
-        data = _read(file)
-        for row in data if isinstance(data, list) else [data]:
-            paper = row.get("number", row.get("paper", file.stem))
-            lines.append(
-                f"| {paper} | {_cell(row.get('statement', row.get('claim', '')))} | {_cell(_plain(row.get('effect', '')))} | {row.get('verdict', '')} |"
-            )
-    return "\n".join([*lines, ""])
+    _catalogue()  # puts src/ on the path
+    from metier.claims.table import rows
+
+    told: list[str] = []
+    lines += ["| paper | claim | verdict | effect |", "|---|---|---|---|"]
+    for r in rows():
+        paper = "study" if r["number"] is None else f"[{r['number']}](papers.md)"
+        lines.append(f"| {paper} | [{r['name']}](#{r['name']}) | **{r['verdict']}** | {_cell(r['effect'] or '')} |")
+        told += [f"## {r['name']} {{ #{r['name']} }}", "", f"*{_cell(r['title'])}.* {_cell(r['statement'])}", "", "| | |", "|---|---|"]
+        told += [f"| {said} | {_cell(r[k])} |" for k, said in CLAIM_ROWS.items() if r[k]]
+        if r["effects"]:
+            told.append(f"| effects | {_cell('; '.join(_effect(e) for e in r['effects']))} |")
+            told += [
+                f"| {k} | {_cell(_plain(r[k]))} |"
+                for k in ("remarks", "seeds", "bases", "machine", "versions", "seconds", "date")
+                if r.get(k)
+            ]
+        told.append("")
+    return "\n".join([*lines, "", *told])
+
+
+def _effect(e: Mapping[str, Any]) -> str:
+    return f"{e['name']} {_plain(e['value'])}" + ("" if e.get("how") == "exact" else f" [{_plain(e['low'])}, {_plain(e['high'])}]")
 
 
 def _papers_page() -> str:
     lines = [
         "# Papers",
         "",
-        "The literature this project makes runnable. A paper *works* only if its methods are registered, its contract tests exist and",
-        "its claim has a stored result; that is computed, not written by hand. `metier papers` prints the same table.",
+        "The literature this project makes runnable. A paper *works* only if its methods are registered, their contract tests exist and",
+        "its claim has a stored result; that is computed, not written by hand: `metier papers` prints it.",
         "",
     ]
-    table = next((f for f in (PACKAGE / "claims" / "papers.json", PACKAGE / "papers.json") if f.exists()), None)
-    if table is None:
+    table = PACKAGE / "papers.json"
+    if not table.exists():
         return "\n".join([*lines, "Not measured yet.", ""])
-    data = _read(table)
-    rows = list(data if isinstance(data, list) else data.get("papers", data.get("rows", [])))
-    by_paper: dict[int, list[str]] = {}
-    for m in _catalogue().values():
-        for number in m.about.papers:
-            by_paper.setdefault(int(number), []).append(m.name)
-    lines += ["| # | title | room | kind | methods here |", "|---|---|---|---|---|"]
-    for row in rows:
-        here = ", ".join(f"[`{n}`](methods/{n}.md)" for n in by_paper.get(int(row["number"]), [])) or "not yet"
-        lines.append(
-            f"| {row['number']} | {_cell(row['title'])} | {row.get('room', row.get('family', ''))} | {row.get('kind', '')} | {here} |"
-        )
+    if not (PACKAGE / "claims" / "papers.py").exists():
+        return "\n".join([*lines, "Not measured yet.", ""])
+    _catalogue()
+    from metier.claims.papers import STATUSES, papers, state
+
+    states = [state(p) for p in papers()]
+    count = ", ".join(f"{sum(s['status'] == name for s in states)} {name}" for name in STATUSES)
+    lines += [f"{len(states)} papers: {count}.", "", "| # | title | room | kind | what exists | status |", "|---|---|---|---|---|---|"]
+    for s in states:
+        there = [f"[`{m['method']}`](methods/{m['method']}.md)" for m in s["exists"]["methods"]]
+        there += [f"claim [{c['claim']}](claims.md#{c['claim']}): {c['verdict']}" for c in s["exists"]["claims"]]
+        lines.append(f"| {s['number']} | {_cell(s['title'])} | {s['room']} | {s['kind']} | {', '.join(there)} | {s['status']} |")
     return "\n".join([*lines, ""])
 
 
-def _about(data: Any) -> list[str]:
-    """The facts beside a result's rows: machine, commit, versions, time."""
-    if not isinstance(data, Mapping):
-        return []
-    facts = {k: v for k, v in data.items() if isinstance(v, str | int | float | bool)}
-    return [f"{key.replace('_', ' ')}: {value}  " for key, value in facts.items()] + [""] if facts else []
-
-
-def _rows(data: Any) -> list[str]:
-    """A table of the first list of rows in a result."""
-    rows = (
-        data if isinstance(data, list) else next((v for v in data.values() if isinstance(v, list) and v and isinstance(v[0], Mapping)), [])
-    )
-    rows = [r for r in rows if isinstance(r, Mapping)]
-    if not rows:
-        return ["```json", json.dumps(data, indent=1)[:4000], "```"]
-    heads = list(dict.fromkeys(k for r in rows for k, v in r.items() if not isinstance(v, Mapping)))
-    body = ["| " + " | ".join(_cell(_plain(r.get(h, ""))) for h in heads) + " |" for r in rows]
-    return ["| " + " | ".join(h.replace("_", " ") for h in heads) + " |", "|" + "---|" * len(heads), *body]
-
-
 def _plain(value: Any) -> str:
+    if value is None:
+        return ""
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, list):

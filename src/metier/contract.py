@@ -205,7 +205,10 @@ def _state_of(base: Base, task: Task) -> dict[str, Any]:
         "evaluation mode": [(n, m.training) for n, m in modules],
         "hooks on modules": [(n, h, len(getattr(m, h, ()) or ())) for n, m in modules for h in HOOKS],
         "the base's record": (base.name, base.fingerprint, base.max_length, base.chat, base.truncate, len(base.tokenizer)),
-        "the task": task.digest(),
+        "the task": (
+            dataclasses.replace(task).digest(),
+            json.dumps(task.options, sort_keys=True, default=str),
+        ),  # a copy knows no digest yet
         "torch's gradient mode": torch.is_grad_enabled(),
         "torch's default type": torch.get_default_dtype(),
     }

@@ -1,7 +1,7 @@
 """The errors metier raises on purpose: one clear sentence for a person, naming place, rule, value and remedy.
 
-`UserError` is what the command line prints without a traceback (exit code 2). Weight mismatches are `ValueError`s
-with names of their own, because callers may want to catch exactly them.
+`UserError` is what the command line prints without a traceback (exit code 2); `Failed` ends with exit code 1. Weight
+mismatches are `ValueError`s with names of their own, because callers may want to catch exactly them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,19 @@ class SealedSplit(UserError):
     """A method asked for the test split."""
 
 
-class Diverged(RuntimeError):
+class Failed(RuntimeError):
+    """The work could not be done although nothing was wrong with what was asked; the command line ends with exit code 1."""
+
+
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error of python, torch or the system says that memory does not suffice."""
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError | OSError) and any(t in str(error).lower() for t in OUT_OF_MEMORY))
+
+
+class Diverged(Failed):
     """Training produced a loss that is not a number, or that exploded."""
 
 

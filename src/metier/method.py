@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from metier.errors import UserError, nearest
+from metier.progress import say
 
 Place = Literal["in", "activations", "weights", "out"]
 ROOMS = ("prompt", "retrieve", "steer", "tune", "edit", "prefer", "route", "data", "agent", "decode")
@@ -88,7 +89,7 @@ class Method:
         known = {s.name for s in self.settings}
         wrong = [f"unknown setting {k!r}.{nearest(k, known)}" for k in (given or {}) if k not in known]
         hints, values = typing.get_type_hints(cls), {}
-        for key in known & set(given or {}):
+        for key in sorted(known & set(given or {})):
             try:
                 values[key] = convert((given or {})[key], hints[key])
             except ValueError as error:
@@ -99,6 +100,9 @@ class Method:
             return cls(**values)
         except UserError as error:
             raise UserError(f"method {self.name}: {error}") from error
+        except TypeError as error:
+            lacking = sorted(s.name for s in self.settings if s.default is dataclasses.MISSING and s.name not in values)
+            raise UserError(f"method {self.name}: needs the settings {', '.join(lacking)}.") from error
 
 
 def convert(value: Any, wanted: Any) -> Any:
@@ -115,25 +119,30 @@ def convert(value: Any, wanted: Any) -> Any:
                 continue
         raise ValueError(f"{value!r} does not fit {wanted}.")
     if origin is Literal:
-        if value not in args:
-            raise ValueError(f"unknown value {value!r}.{nearest(str(value), map(str, args))}")
-        return value
+        for option in args:
+            if (value == option and type(value) is type(option)) or (isinstance(value, str) and value == str(option)):
+                return option
+        raise ValueError(f"unknown value {value!r}.{nearest(str(value), map(str, args))}")
     if origin in (tuple, list):
-        items = value.split(",") if isinstance(value, str) else list(value)
+        if not isinstance(value, str | list | tuple):
+            raise ValueError(f"must be a list; got {value!r}.")
+        items = value.split(",") if isinstance(value, str) and value.strip() else list(value or ())
         return origin(convert(i.strip() if isinstance(i, str) else i, args[0]) for i in items)
     if wanted is bool:
         if isinstance(value, bool):
             return value
-        if str(value).lower() in ("true", "false", "yes", "no", "1", "0"):
-            return str(value).lower() in ("true", "yes", "1")
+        if isinstance(value, str) and value.lower() in ("true", "false", "yes", "no", "1", "0"):
+            return value.lower() in ("true", "yes", "1")
         raise ValueError(f"must be true or false; got {value!r}.")
     if wanted in (int, float) and not isinstance(value, bool) and isinstance(value, int | float | str):
         try:
+            if wanted is int and isinstance(value, str) and value.strip().lstrip("+-").isdigit():
+                return int(value)  # not by way of float, which is exact to 2^53 only
             number = float(value)
             if wanted is float:
                 return number
             if number == int(number):
-                return int(number)
+                return value if isinstance(value, int) else int(number)
         except (ValueError, OverflowError) as error:
             raise ValueError(f"must be a number; got {value!r}.") from error
         raise ValueError(f"must be a whole number; got {value!r}.")
@@ -161,24 +170,43 @@ def catalogue() -> Mapping[str, Method]:
     root = Path(__file__).parent
     ours = [m for room in ROOMS for f in sorted((root / room).rglob("*.py")) if (m := read(f, _module_name(f, root), room))]
     methods = {m.name: m for m in ours}
-    for point in metadata.entry_points(group="metier.methods"):
+    for point in sorted(metadata.entry_points(group="metier.methods")):
         module, _, function = point.value.partition(":")
-        methods[point.name] = _outside(point.name, module, function or point.name.replace("-", "_"))
+        try:
+            found = _outside(point.name, module, function or point.name.replace("-", "_"))
+        except UserError as error:  # another package's fault must not stop ours
+            say(f"left out: {error}")
+            continue
+        if point.name in methods:
+            say(f"left out: method {point.name!r} of {module}: there is one of that name. Name it {module}:{found.function}.")
+        else:
+            methods[point.name] = found
     return types.MappingProxyType(methods)
 
 
 def read(file: Path, module: str, room: str, name: str | None = None) -> Method | None:
     """The method a file defines, read from its syntax tree; None where it defines no ABOUT."""
-    tree = ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
-    about = next((n.value for n in tree.body if isinstance(n, ast.Assign) and getattr(n.targets[0], "id", "") == "ABOUT"), None)
+    try:
+        tree = ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
+    except (SyntaxError, UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{file}: cannot be read as Python ({error}).") from error
+    about = next((n.value for n in tree.body if isinstance(n, ast.Assign | ast.AnnAssign) and _target(n) == "ABOUT"), None)
     if not isinstance(about, ast.Call):
         return None
     function = name or file.stem
     cls = next((n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Settings"), None)
     if cls is None or not any(isinstance(n, ast.FunctionDef) and n.name == function for n in tree.body):
         raise UserError(f"{file}: a method file needs a class Settings and a function {function}.")
-    facts = {k.arg: ast.literal_eval(k.value) for k in about.keywords if k.arg}
-    return Method(function.replace("_", "-"), room, module, function, file, ast.get_docstring(tree) or "", About(**facts), _fields(cls))
+    try:
+        facts = About(**{k.arg: ast.literal_eval(k.value) for k in about.keywords if k.arg})
+        fields = _fields(cls)
+    except (ValueError, TypeError) as error:  # the file is read, not run: only literals can be known
+        raise UserError(f"{file}: ABOUT and the defaults of Settings must be written as literal values ({error}).") from error
+    return Method(function.replace("_", "-"), room, module, function, file, ast.get_docstring(tree) or "", facts, fields)
+
+
+def _target(node: ast.Assign | ast.AnnAssign) -> str:
+    return getattr(node.targets[0] if isinstance(node, ast.Assign) else node.target, "id", "")
 
 
 def _fields(cls: ast.ClassDef) -> tuple[Setting, ...]:

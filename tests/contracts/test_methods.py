@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from tests.tiny import tiny_causal, tiny_encoder, tiny_seq2seq, tiny_task
 
 from metier.contract import check_method
 from metier.method import Method, catalogue
 from metier.model import Base
 from metier.train import Budget
-from tests.tiny import tiny_causal, tiny_encoder, tiny_seq2seq, tiny_task
 
 BASES: dict[str, Callable[[], Base]] = {"causal": tiny_causal, "seq2seq": tiny_seq2seq, "encoder": tiny_encoder}
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.tune import tiny
 
 from metier.decode.calibrate import CONTENT_FREE, Calibration, Settings, calibrate, fit_temperature
 from metier.errors import UserError
@@ -14,7 +15,6 @@ from metier.model import InputChange, Specialist
 from metier.model import change as changes
 from metier.task import Example
 from metier.train import Run
-from tests.tune import tiny
 
 MODELS = {"causal": tiny.llama, "seq2seq": tiny.t5, "encoder": tiny.bert}
 
@@ -84,7 +84,7 @@ def test_both_fit_the_temperature_after_the_context(family: str) -> None:
 
 def test_changes_of_the_input_stand_before_the_blank() -> None:
     class Shout(InputChange):
-        def prompt(self, prompt, example, task):  # noqa: ANN001, ANN202
+        def prompt(self, prompt, example, task):
             seen.append(prompt.query)
             return prompt.with_(instruction="Answer!")
 

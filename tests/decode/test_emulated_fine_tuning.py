@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.tune import tiny
 
 from metier.decode.emulated_fine_tuning import EmulatedTuning, Settings, emulated_fine_tuning
 from metier.delta import Delta, Dense
@@ -15,7 +16,6 @@ from metier.method import find
 from metier.model import Base, InputChange, Specialist, WeightChange, load_base
 from metier.model import change as changes
 from metier.train import Budget, Run
-from tests.tune import tiny
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ def test_the_small_base_is_trained_on_what_the_start_shows(pair: tuple[Base, str
     seen: list[Specialist] = []
 
     class Hint(InputChange):
-        def prompt(self, prompt, example, task):  # noqa: ANN001, ANN202
+        def prompt(self, prompt, example, task):
             return prompt.with_(instruction="Low or high?")
 
         state = from_state = None  # type: ignore[assignment]
@@ -129,7 +129,7 @@ def test_the_small_base_is_trained_on_what_the_start_shows(pair: tuple[Base, str
         def prefix(self) -> torch.Tensor:
             return torch.zeros(2, 32)
 
-    def tune(start, task, run, choose, **options):  # noqa: ANN001, ANN202, ANN003
+    def tune(start, task, run, choose, **options):
         seen.append(start)
         return WeightChange(Delta({}, start.base.fingerprint))
 
@@ -151,7 +151,7 @@ def test_padded_output_layers_are_cut(tmp_path: Path) -> None:
 def test_what_does_not_fit_is_refused(pair: tuple[Base, str], tmp_path: Path) -> None:
     large, small = pair
     task = tiny.choose().sealed()
-    with pytest.raises(UserError, match="no smaller base is known for .*Name one of its vocabulary with small=NAME"):
+    with pytest.raises(UserError, match="Name one of its vocabulary with small=NAME"):
         emulated_fine_tuning(Specialist(large), task, Settings(), Run())
     tiny.stored(tmp_path / "words", tiny.llama(7, hidden=16, vocabulary=260), tiny.tokenizer(("new",)))
     with pytest.raises(UserError, match="have different tokenizers"):

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.tune import tiny
 
 from metier.decode.self_consistency import Majority, Settings, self_consistency
 from metier.errors import UserError
@@ -16,7 +17,6 @@ from metier.model import change as changes
 from metier.model.causal import Generated
 from metier.task import Example
 from metier.train import Run
-from tests.tune import tiny
 
 EXAMPLE = Example("e", {"text": "a"}, "aa")
 

@@ -30,7 +30,7 @@ TREES: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt-neox": ("GPTNeoX", _SMALL | _TOKENS | {"intermediate_size": 64}),
     "opt": ("OPT", _SMALL | _TOKENS | {"ffn_dim": 64, "word_embed_proj_dim": 16, "dropout": 0.0}),
     "gemma2": ("Gemma2", _GEMMA),
-    "gemma3": ("Gemma3", _GEMMA),
+    "gemma3": ("Gemma3", _GEMMA | {"layer_types": ["sliding_attention", "full_attention"]}),
     "mistral-window": ("Mistral", _LLAMA | {"sliding_window": WINDOW}),
     "phi": ("Phi", _SMALL | _TOKENS | {"intermediate_size": 64}),
     "granite": ("Granite", _LLAMA | {"logits_scaling": 3.0}),
@@ -77,7 +77,7 @@ def tokenizer(*, bos: bool = False, pad: bool = True) -> Any:
 def model(name: str, dtype: torch.dtype = torch.float32) -> Any:
     """A model with random weights, large enough that every token matters. Cached: tests leave it as it was."""
     cls, options = (CAUSAL | ENCODERS | SEQ2SEQ)[name]
-    config = getattr(t, cls.removesuffix("LMHead") + "Config")(**options)
+    config = getattr(t, {"GPT2LMHead": "GPT2", "Gemma3": "Gemma3Text"}.get(cls, cls) + "Config")(**options)
     if cls == "DistilBert":
         config.pad_token_id = 0
     kind = "Model" if name in ENCODERS else "ForConditionalGeneration" if name in SEQ2SEQ else "Model" if cls == "GPT2LMHead" else "ForCausalLM"

@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 import torch
+from tests.tiny import tiny_causal, tiny_task
 
 from metier.errors import UserError
 from metier.model import Specialist
@@ -13,7 +14,6 @@ from metier.model.causal import CausalReader, Voice
 from metier.prompt.prompt_tuning import Settings, SoftPrompt, prompt_tuning, start_vectors
 from metier.train import Budget, Run, Trainable
 from metier.train.items import collate, items
-from tests.tiny import tiny_causal, tiny_task
 
 
 def soft(n: int, seed: int = 0) -> torch.Tensor:
@@ -92,6 +92,20 @@ def test_it_learns() -> None:
         return sum(float(p[task.choices.index(a)]) for p, a in zip(s.choose(task, task.train), answers, strict=True)) / len(answers)
 
     assert sure(start.then(change)) > sure(start) + 0.05
+
+
+def test_a_dev_example_without_room_is_an_error() -> None:
+    """Also where only dev, not train, is too long beside the prompt that is trained, or beside one that the start has."""
+    task = tiny_task("generate")
+    long = dataclasses.replace(task.dev[0], fields={"question": "Where does Mia live? " * 12})
+    base, task = tiny_causal(max_length=128), dataclasses.replace(task, dev=(long,))
+    tokens = len(base.encode_prompt(task.prompt(long))[1])
+    assert tokens < 128 - 8
+    run, tuned = Run(budget=Budget(16)), Settings(length=128 - tokens)  # no room for an answer
+    with pytest.raises(UserError, match="exceed the 128"):
+        prompt_tuning(Specialist(base), task.sealed(), tuned, run)
+    with pytest.raises(UserError, match="exceed the 128"):
+        prompt_tuning(Specialist(base, (SoftPrompt(soft(tuned.length)),)), task.sealed(), Settings(length=1), run)
 
 
 def test_no_room_is_an_error() -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from tests.tiny import tiny_causal, tiny_encoder, tiny_task
 
 from metier.errors import UserError
 from metier.model import Specialist
 from metier.prompt.zero_shot import Settings, zero_shot
 from metier.train import Run
-from tests.tiny import tiny_causal, tiny_encoder, tiny_task
 
 
 def test_without_an_instruction_answers_are_the_base_s() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metier.retrieve.index import B, K1, Lexical, Passage, fuse, passages, ranking, terms
+from metier.retrieve.index import K1, B, Lexical, Passage, fuse, passages, ranking, terms
 from metier.task import Document
 
 WORDS = st.lists(st.sampled_from(["oslo", "rome", "lima", "a", "the", "東", "京"]), max_size=8)
@@ -60,7 +61,7 @@ def test_fuse_is_the_formula(rankings: list[list[int]]) -> None:
     fused = fuse(rankings)
     assert sorted(fused) == items
     values = [score[i] for i in fused]
-    assert all(a >= b - 1e-12 for a, b in zip(values, values[1:], strict=False))
+    assert all(a >= b - 1e-12 for a, b in itertools.pairwise(values))
     assert fuse(rankings[:1]) == (list(rankings[0]) if rankings else [])
 
 

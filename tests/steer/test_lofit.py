@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.tune import tiny
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from metier.errors import BaseMismatch, KeyMismatch, ShapeMismatch, UserError
@@ -15,7 +16,6 @@ from metier.model import Specialist
 from metier.model import change as changes
 from metier.steer.lofit import Interventions, Settings, lofit, top
 from metier.train import Budget, Run
-from tests.tune import tiny
 
 SITE = "model.layers.{}.self_attn.o_proj"
 IDS = torch.tensor([[10, 20, 30, 40]])
@@ -94,6 +94,7 @@ def test_it_learns_at_k_heads_only(family: str, kind: str, tmp_path: Path) -> No
     assert all(t.abs().max() > 5e-3 for t in change.offsets.values())
     assert run.spent.trainable == count * 8
     assert run.spent.examples == 160
+    assert run.curve[-1]["step"] == 10
     assert all(torch.equal(weights[n], t) for n, t in base.model.state_dict().items())
     assert not any(p.requires_grad for p in base.model.parameters())
     assert not any(m._forward_pre_hooks for m in base.model.modules())

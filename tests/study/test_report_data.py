@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -171,7 +172,24 @@ def test_loud_about_forgetting(report: dict[str, Any]) -> None:
             row["to_best"] = None if row["method"] == "full" else {"value": -0.3, "low": -0.4, "high": -0.2, "p": 0.0}
     advice = recommend(copy)
     assert advice["method"] == "full"
-    assert all("full forgets:" in t["cautions"][0] and "points lost on" in t["cautions"][0] for t in advice["tasks"])
+    assert all(re.match("full (may forget|forgets): ", t["cautions"][0]) and "points lost on" in t["cautions"][0] for t in advice["tasks"])
+
+
+def test_cautions_of_a_choice(report: dict[str, Any]) -> None:
+    copy = json.loads(json.dumps(report))
+    task = copy["tasks"][2]
+    base, chosen = (
+        next(r for r in task["methods"] if r["method"] == m) for m in ("zero-shot", report["recommendation"]["tasks"][2]["method"])
+    )
+    assert chosen["ood"]["value"] > base["ood"]["value"]
+    chosen["ood"]["value"] = base["ood"]["value"] - 0.05
+    idle = next(r for r in task["methods"] if r["method"] == "few-shot")
+    idle["difference"] |= {"value": 0.0, "low": 0.0, "high": 0.0}
+    chosen["trials"][0]["reload_gap"] = 0.02
+    said = " ".join(recommend(copy)["tasks"][2]["cautions"])
+    for words in ("is below the plain base", "may have changed nothing: few-shot.", "differ by up to 0.02", "Only 90 test examples"):
+        assert words in said
+        assert words == "Only 90 test examples" or words not in " ".join(report["recommendation"]["tasks"][2]["cautions"])
 
 
 def test_without_a_base_and_without_results(out: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.tune import tiny
 
 from metier.delta import Dense, New, Sparse
 from metier.errors import UserError
@@ -16,10 +17,9 @@ from metier.model import change as changes
 from metier.train import Budget, Run
 from metier.tune.where import full
 from metier.tune.where.lt_sft import Settings, lt_sft, masked, top
-from tests.tune import tiny
 
 
-def constant(target: str = "high"):  # noqa: ANN201
+def constant(target: str = "high"):
     """A task that a random model can learn, without dev, so that the last state is kept."""
     task = tiny.choose().sealed()
     return replace(task, train=[replace(e, target=target) for e in task.train], dev=())
@@ -46,6 +46,7 @@ def test_the_support_is_exact_and_the_rest_is_the_base(family: str, density: flo
     assert (heads > 0) == (family == "encoder")
     assert run.spent.trainable == round(density * total) + heads
     assert run.spent.examples == 96
+    assert run.curve[0]["step"] == 0
 
     with change.attach(base.model):
         moved = 0

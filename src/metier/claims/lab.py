@@ -69,7 +69,7 @@ class Lab:
             self.seconds += sum(cost[k] for k in ("seconds_search", "seconds_train", "seconds_evaluate"))
             self.tell(f"{label or method} on {task.name}, seed {seed}")
         trials = Trials(self, self.bases[base], task, cards)
-        trials.note(f"{label or method}, {self.bases[base].name}")
+        trials.note((label or method) + (f", base {base + 1}" if len(self.bases) > 1 else ""))
         return trials
 
     def measured(self, label: str, specialists: Mapping[int, Specialist], task: Task, made_of: Sequence[str]) -> dict[int, list[Record]]:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import typer
 
-from metier import __version__
-from metier.errors import UserError
+from metier import __version__, progress
+from metier.errors import Failed, UserError, out_of_memory
 
 HELP = "Give a pretrained model a trade: specialise it in every way, measure each way alike, keep the best."
 
@@ -23,7 +23,7 @@ def make_app() -> typer.Typer:
     """The application with every verb of this folder."""
     app = typer.Typer(
         name="metier", help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
-        context_settings={"help_option_names": ["-h", "--help"]},
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
     )  # fmt: skip
     for file in sorted(Path(__file__).parent.glob("*.py")):
         if file.stem not in ("__init__", "main", "options"):
@@ -38,26 +38,37 @@ def make_app() -> typer.Typer:
     return app
 
 
+STOPPED = "stopped. Nothing half-written is left; run the same command again to go on."
+
+
 def main() -> None:
     """Run the command line."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    progress.for_terminal()
     try:
-        make_app()(standalone_mode=False)
+        make_app()(prog_name="metier", standalone_mode=False)
     except UserError as error:
         _end(f"error: {error}", 2)
+    except Failed as error:
+        _end(f"failed: {error}", 1)
     except KeyboardInterrupt:
-        _end("stopped. Nothing half-written is left; run the same command again to go on.", 130)
-    except BrokenPipeError:
-        sys.stderr.close()
+        _end(STOPPED, 130)
+    except BrokenPipeError:  # whoever read our output has gone (`metier methods | head`)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None
     except typer.Exit as end:
         raise SystemExit(end.exit_code) from None
     except Exception as error:
-        if type(error).__module__.startswith(("click", "typer")) and hasattr(error, "format_message"):
-            _end(f"error: {error.format_message()} See `metier --help`.", 2)
-        if type(error).__name__ == "Abort":
-            _end("stopped. Nothing half-written is left; run the same command again to go on.", 130)
+        kind = type(error).__name__
+        if kind == "NoArgsIsHelpError":
+            _end(str(error), 2)
+        if kind == "Abort":
+            _end(STOPPED, 130)
+        if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # click's own, which typer brings along under its name
+            verb = getattr(getattr(error, "ctx", None), "command_path", "metier")
+            text = error.format_message()
+            _end(f"error: {text}{'' if text.endswith(('.', '?')) else '.'} See `{verb} --help`.", 2)
+        if out_of_memory(error):
+            _end("failed: out of memory. Close other programs, or take a smaller base, shorter prompts or a smaller batch_size.", 1)
         raise
 
 

@@ -167,7 +167,9 @@ class Delta:
             raise ShapeMismatch(
                 f"delta: '{name}' has shape {tuple(base.shape)} in the base, {tuple(entry.shape)} in the delta. Was it made from another base?"
             )
-        return (base.float() + entry.dense().to(base.device)).to(base.dtype)
+        change = entry.dense().to(base.device)
+        exact = torch.promote_types(base.dtype, torch.float32)
+        return torch.where(change == 0, base, (base.to(exact) + change).to(base.dtype))  # -0.0 + 0.0 would be 0.0
 
     def apply(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """base + delta as a new state dict; tensors without a change are shared, none is modified."""

@@ -27,7 +27,7 @@ def pack(delta: Delta) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def unpack(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Delta:
-    """The delta of a (header, tensors) pair. Raises UserError on missing, surplus or misshapen tensors."""
+    """The delta of a (header, tensors) pair. Raises UserError on missing, surplus or misshapen tensors, and on values that are not numbers."""
     entries: dict[str, Entry] = {}
     left = set(tensors)
 
@@ -35,6 +35,8 @@ def unpack(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Delta:
         if key not in tensors:
             raise UserError(f"delta: the header names '{key}', the tensor file lacks it. The file is damaged; make it again.")
         left.discard(key)
+        if tensors[key].isnan().any():
+            raise UserError(f"delta: '{key}' holds values that are not numbers. The file is damaged or its training diverged; make it again.")
         return tensors[key]
 
     for name, facts in header["entries"].items():
@@ -53,12 +55,17 @@ def _entry(name: str, facts: Mapping[str, Any], take: Any) -> Entry:
         case "new":
             return New(take(f"{name}|new"))
         case "lowrank":
-            return LowRank(take(f"{name}|up"), take(f"{name}|down"), float(facts["scale"]))
+            up, down = take(f"{name}|up"), take(f"{name}|down")
+            if up.ndim != 2 or down.ndim != 2 or up.shape[1] != down.shape[0]:
+                raise UserError(f"delta: '{name}' has factors of shapes {list(up.shape)} and {list(down.shape)}. The file is damaged.")
+            return LowRank(up, down, float(facts["scale"]))
         case "sparse":
             shape, indices, values = torch.Size(facts["shape"]), take(f"{name}|indices"), take(f"{name}|values")
+            if indices.dtype != torch.int64 or indices.ndim != 1 or indices.shape != values.shape:
+                raise UserError(f"delta: '{name}' has {list(indices.shape)} indices ({indices.dtype}) for {list(values.shape)} values. The file is damaged.")
             rising = bool((indices[1:] > indices[:-1]).all()) if indices.numel() > 1 else True
             inside = indices.numel() == 0 or (int(indices[0]) >= 0 and int(indices[-1]) < shape.numel())
-            if indices.shape != values.shape or not rising or not inside:
+            if not rising or not inside:
                 raise UserError(f"delta: '{name}' has indices that do not rise or lie outside its shape. The file is damaged.")
             return Sparse(indices, values, shape)
         case other:

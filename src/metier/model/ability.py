@@ -20,14 +20,14 @@ from transformers import DynamicCache
 
 WINDOWS = ("sliding_window", "attention_chunk_size", "window_size", "attention_window", "attention_window_size", "local_attention")
 SCALES = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier_scale")
-CLOSE = 0.05
+CLOSE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.05}
 _known: weakref.WeakKeyDictionary[nn.Module, Ability] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True)
 class Ability:
     """trees: a mask of its own for every token, and positions, are obeyed (up to `window` tokens); caches: keys and values
-    can be kept, shared by rows and padded on the left; plain_head: logits are the output layer of the last hidden states.
+    can be kept, and shared by rows or padded on the left; plain_head: logits are the output layer of the last hidden states.
     """
 
     trees: bool
@@ -92,7 +92,8 @@ def _plain(model: Any, ids: Tensor) -> Tensor:
 
 def _like(got: Tensor, wanted: Tensor, other: Tensor) -> bool:
     """Whether `got` is `wanted` up to rounding; `other` is what a model gives that ignores what it was told."""
-    return bool((got.float() - wanted).abs().max() <= max(CLOSE * float((other - wanted).abs().max()), 1e-5 * float(wanted.abs().max())))
+    close = CLOSE[got.dtype]
+    return bool((got.float() - wanted).abs().max() <= max(close * float((other - wanted).abs().max()), 1e-5 * float(wanted.abs().max())))
 
 
 def _trees(model: Any, ids: Tensor) -> bool:
@@ -125,19 +126,23 @@ def _trees(model: Any, ids: Tensor) -> bool:
 
 
 def _caches(model: Any, ids: Tensor) -> bool:
-    """Two tokens kept and shared by two rows, one of them padded, then a step for each: as if each row were alone."""
+    """Two rows, one padded on the left; then two rows that share what was read before: with a step each, as if each were alone."""
     rows = [ids[[0, 1, 2, 3, 4, 5]], ids[[0, 1, 2, 3, 6]]]
-    cache = DynamicCache()
-    model(input_ids=ids[:2].unsqueeze(0), past_key_values=cache, use_cache=True)
-    cache = DynamicCache([(layer.keys.expand(2, -1, -1, -1), layer.values.expand(2, -1, -1, -1)) for layer in cache.layers])
-    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 1, 1]], device=ids.device)
-    feed = torch.stack([rows[0][2:5], torch.cat([ids[8:], rows[1][2:4]])])
-    for last in (None, torch.stack([r[-1:] for r in rows])):
-        if last is not None:
-            mask, feed = torch.cat([mask, mask[:, :1]], 1), last
-        options = {"position_ids": (mask.cumsum(1) - 1)[:, -feed.shape[1] :]} if takes_positions(model) else {}
-        logits = model(input_ids=feed, attention_mask=mask, past_key_values=cache, use_cache=True, **options).logits[:, -1]
-    return all(_like(got, _plain(model, row), _plain(model, row[-1:])) for got, row in zip(logits, rows, strict=True))
+    shared = DynamicCache()
+    model(input_ids=ids[:2].unsqueeze(0), past_key_values=shared, use_cache=True)
+    shared = DynamicCache([(layer.keys.expand(2, -1, -1, -1), layer.values.expand(2, -1, -1, -1)) for layer in shared.layers])
+    padded = torch.stack([rows[0][:5], torch.cat([ids[8:], rows[1][:4]])])
+    known = torch.tensor([[1, 1, 1, 1, 1], [0, 1, 1, 1, 1]], device=ids.device)
+    even = [rows[0], torch.cat([rows[1], ids[7:8]])]
+    ways = ((DynamicCache(), padded, known, rows), (shared, torch.stack([r[2:5] for r in even]), torch.ones_like(known), even))
+    for cache, first, mask, wanted in ways:
+        for feed in (first, torch.stack([r[-1:] for r in wanted])):
+            mask = mask if feed is first else torch.cat([mask, mask[:, -1:]], 1)
+            options = {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)[:, -feed.shape[1] :]} if takes_positions(model) else {}
+            logits = model(input_ids=feed, attention_mask=mask, past_key_values=cache, use_cache=True, **options).logits[:, -1]
+        if not all(_like(got, _plain(model, row), _plain(model, row[-1:])) for got, row in zip(logits, wanted, strict=True)):
+            return False
+    return True
 
 
 def _plain_head(model: Any, ids: Tensor) -> bool:

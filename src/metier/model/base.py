@@ -52,6 +52,11 @@ class Base:
         return next(self.model.parameters()).device
 
     @property
+    def dtype(self) -> str:
+        """Type of its weights: 'float32', 'bfloat16' or 'float16'."""
+        return str(next(self.model.parameters()).dtype).removeprefix("torch.")
+
+    @property
     def hidden(self) -> int:
         """Width of the hidden states."""
         return int(self.model.get_input_embeddings().weight.shape[1])  # type: ignore[operator, union-attr]
@@ -61,36 +66,43 @@ class Base:
         """Number of parameters, tied ones once."""
         return sum(p.numel() for p in self.model.parameters())
 
+    @property
+    def start(self) -> int:
+        """The token that stands where there is nothing to read: begin, else end, else padding."""
+        known = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, self.tokenizer.pad_token_id)
+        return next((i for i in known if i is not None), 0)
+
     def encode(self, text: str, *, special: bool = True) -> list[int]:
         """Token ids of a text."""
         return self.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
 
     def encode_prompt(self, prompt: Prompt) -> tuple[str, list[int]]:
-        """(text, ids) of a prompt, through the chat template where the base has one."""
+        """(text, ids) of a prompt, through the chat template where the base has one; never without a token, for the answer follows one."""
         if self.chat:
             text = self.tokenizer.apply_chat_template(prompt.messages(), add_generation_prompt=True, tokenize=False)
             return text, self.encode(text, special=False)
         text = prompt.text()
-        return text, self.encode(text)
+        return text, self.encode(text) or [self.start]
 
     def encode_answer(self, prompt_text: str, answer: str, *, separator: str, end: bool = False) -> list[int]:
         """Ids of an answer as they follow the prompt: the ids of prompt + answer beyond those of the prompt.
 
-        Tokens depend on what stands before, so the last 32 characters of the prompt are encoded along.
+        Tokens depend on what stands before, so the last 32 characters of the prompt are encoded along. A decoder of its own
+        (seq2seq) starts with the answer: there neither prompt nor separator stands before it.
         """
-        answer = answer if self.chat else separator + answer
-        key = (prompt_text[-32:], answer)
+        answer = answer if self.chat or self.family == "seq2seq" else separator + answer
+        key = ("" if self.family == "seq2seq" else prompt_text[-32:], answer)
         if key not in self._tails:
             if len(self._tails) > 200_000:
                 self._tails.clear()
             self._tails[key] = self.encode(key[0] + answer, special=False)[len(self.encode(key[0], special=False)) :]
-        return self._tails[key] + ([self.tokenizer.eos_token_id] if end else [])
+        return self._tails[key] + ([self.tokenizer.eos_token_id] if end and self.tokenizer.eos_token_id is not None else [])
 
     def fits(self, ids: list[int], extra: int, what: str) -> list[int]:
         """The ids, if they and `extra` more can be read at once; else cut from the left (`truncate`) or UserError."""
         if len(ids) + extra <= self.max_length:
             return ids
-        if self.truncate:
+        if self.truncate and extra < self.max_length:
             return ids[-(self.max_length - extra) :]
         raise UserError(
             f"{what}: prompt of {len(ids)} tokens and answer of up to {extra} exceed the {self.max_length} that {self.name} reads. "
@@ -122,7 +134,7 @@ def load_base(
     model = _model(family, path, config, options, DTYPES[dtype], str(name))
     model.to(_device(device))
     no_grad_module(model)
-    limit = _max_length(config, tokenizer, path)
+    limit = _max_length(config, tokenizer, path, model)
     use_chat = chat if chat is not None else bool(getattr(tokenizer, "chat_template", None)) and not path.startswith(str(EMBEDDED))
     if use_chat and not getattr(tokenizer, "chat_template", None):
         raise UserError(f"base {name}: chat was asked for, but its tokenizer has no chat template. Drop --chat.")
@@ -130,9 +142,12 @@ def load_base(
 
 
 def fingerprint(model: nn.Module) -> str:
-    """SHA-256 over names, shapes, types and bytes of all tensors (tied ones once), in the order of their names."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted((*model.named_parameters(), *model.named_buffers())):
+    """SHA-256 over names, shapes, types and bytes of all stored tensors (tied ones once), in the order of their names.
+
+    What a model computes when it is built (frequencies of rotations) is left out: it may differ between machines.
+    """
+    digest, stored = hashlib.sha256(), set(model.state_dict())
+    for name, tensor in sorted(t for t in (*model.named_parameters(), *model.named_buffers()) if t[0] in stored):
         digest.update(f"{name}|{tuple(tensor.shape)}|{tensor.dtype}|".encode())
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data if tensor.ndim else str(tensor.item()).encode())
     return digest.hexdigest()
@@ -219,9 +234,13 @@ def _model(family: Family, path: str, config: Any, options: dict[str, Any], dtyp
     return model
 
 
-def _max_length(config: Any, tokenizer: Any, path: str) -> int:
+def _max_length(config: Any, tokenizer: Any, path: str, model: nn.Module) -> int:
     limits = [getattr(config, k, None) for k in ("max_position_embeddings", "n_positions", "max_seq_len")]
     limits.append(tokenizer.model_max_length)
+    for module in model.modules():  # RoBERTa and its kin count positions from beyond the padding's own
+        table = getattr(module, "position_embeddings", None)
+        if isinstance(table, nn.Embedding) and table.padding_idx is not None:
+            limits.append(table.num_embeddings - table.padding_idx - 1)
     sbert = Path(path) / "sentence_bert_config.json"
     if sbert.exists():
         limits.append(json.loads(sbert.read_text()).get("max_seq_length"))

@@ -3,14 +3,14 @@
 What prompts share is computed once: the soft prefix and the tokens that all prompts of a call begin with are run
 once and their keys and values shared by every batch. Prompts are sorted by length; a batch holds at most
 `TOKENS_PER_BATCH` tokens. Several models may speak together ('voices'); their logits are fused before anything is
-read from them.
+read from them. Where a model cannot do what this takes (`metier.model.ability`), the plain way is gone: choices as rows
+of their own, or no cache at all.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from metier.model.ability import ability, attention_mask, keep, takes_positions, vocabulary
 from metier.model.tree import Tree, tree
 
 TOKENS_PER_BATCH = 8192
@@ -72,13 +73,17 @@ class CausalReader:
         """Sum of token log-probabilities of every choice of every prompt: a (choices,) float32 tensor per prompt."""
         forest = [tree(c) for c in choices]
         out: list[Tensor] = [torch.empty(0)] * len(prompts)
+        longest = max((len(p) + max(map(len, c)) for p, c in zip(prompts, choices, strict=True)), default=0)
         with self._attached():
             past = self._share(prompts)
-            for rows in self._batches([len(p) - past.shared for p in prompts], [len(t.tokens) for t in forest]):
-                score = self._score_tree if all(takes_positions(v.model) for v in self.voices) else self._score_plain
-                results = score([prompts[i] for i in rows], [forest[i] for i in rows], [choices[i] for i in rows], past)
-                for i, scores in zip(rows, results, strict=True):
-                    out[i] = scores
+            if self._reads_trees(longest + max(past.lengths) - past.shared):
+                for rows in self._batches([len(p) - past.shared for p in prompts], [len(t.tokens) for t in forest]):
+                    results = self._score_tree([prompts[i] for i in rows], [forest[i] for i in rows], past)
+                    for i, scores in zip(rows, results, strict=True):
+                        out[i] = scores
+            else:
+                score = self._score_rows if self._caches() else self._score_plain
+                out = [score(prompt, listed, past) for prompt, listed in zip(prompts, choices, strict=True)]
         return out
 
     @torch.inference_mode()
@@ -93,9 +98,12 @@ class CausalReader:
         out: list[Generated | None] = [None] * len(prompts)
         with self._attached():
             past = self._share(prompts)
-            for rows in self._batches([len(p) - past.shared for p in prompts], [max_new_tokens] * len(prompts), every_token=False):
-                streams = [_stream(seeds[i]) for i in rows] if seeds and temperature > 0 else None
-                for i, answer in zip(rows, self._write([prompts[i] for i in rows], past, max_new_tokens, stop, temperature, streams), strict=True):
+            write = self._write if self._caches() else self._write_plain
+            longest = max(map(len, prompts), default=0) + max_new_tokens + max(past.lengths) - past.shared
+            even = max(past.lengths) > 0 and not self._reads_trees(longest)
+            for rows in self._batches([len(p) - past.shared for p in prompts], [max_new_tokens] * len(prompts), every_token=False, even=even):
+                streams = [stream(seeds[i]) for i in rows] if seeds and temperature > 0 else None
+                for i, answer in zip(rows, write([prompts[i] for i in rows], past, max_new_tokens, stop, temperature, streams), strict=True):
                     out[i] = answer
         return [a for a in out if a is not None]
 
@@ -105,22 +113,25 @@ class CausalReader:
         out = torch.zeros(len(texts), self.voices[0].model.get_input_embeddings().weight.shape[1])
         with self._attached():
             for rows in self._batches([len(t) for t in texts], [0] * len(texts), every_token=False):
-                ids, mask = _left_pad([texts[i] for i in rows], self.tokenizer.pad_token_id or 0, self.device)
+                ids, mask = _right_pad([texts[i] for i in rows], self.tokenizer.pad_token_id or 0, self.device)
                 body = self.voices[0].model.base_model
                 hidden = body(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state.float()
                 weight = mask.unsqueeze(-1)
                 out[rows] = ((hidden * weight).sum(1) / weight.sum(1)).cpu()
         return out
 
-    def _batches(self, lengths: Sequence[int], extra: Sequence[int], *, every_token: bool = True) -> Iterator[list[int]]:
-        vocabulary = int(self.voices[0].model.config.vocab_size)
+    def _batches(self, lengths: Sequence[int], extra: Sequence[int], *, every_token: bool = True, even: bool = False) -> Iterator[list[int]]:
+        """Rows by length. even: of one length, so that no padding stands between what is shared and the rest, where a model
+        measures distances by place (sliding windows, biases by distance).
+        """
+        width = vocabulary(self.voices[0].model)
         order = sorted(range(len(lengths)), key=lambda i: (lengths[i] + extra[i], i))
         batch: list[int] = []
         for i in order:  # ascending, so the newest row sets the width
             rows = len(batch) + 1
             wide = rows * (lengths[i] + extra[i]) > TOKENS_PER_BATCH
-            heavy = every_token and rows * (1 + extra[i]) * vocabulary > LOGITS_PER_BATCH
-            if batch and (wide or heavy):
+            heavy = every_token and rows * (1 + extra[i]) * width > LOGITS_PER_BATCH
+            if batch and (wide or heavy or (even and lengths[i] != lengths[batch[0]])):
                 yield batch
                 batch = []
             batch.append(i)
@@ -134,10 +145,19 @@ class CausalReader:
                 stack.enter_context(voice.attach())
             yield
 
+    def _reads_trees(self, length: int) -> bool:
+        """Whether all voices read trees of answers, at this length of prompt and answer."""
+        return all((a := ability(v.model)).trees and length <= a.window for v in self.voices)
+
+    def _caches(self) -> bool:
+        return all(ability(v.model).caches for v in self.voices)
+
     def _share(self, prompts: Sequence[list[int]]) -> _Past:
         """Run the soft prefix and the tokens that all prompts begin with, once."""
+        if not self._caches():
+            return _Past([[] for _ in self.voices], [0 if v.prefix is None else len(v.prefix) for v in self.voices], 0)
         shared = _common(prompts) if len(prompts) > 1 else 0
-        if shared < SHARE_AT_LEAST or not all(takes_positions(v.model) for v in self.voices):
+        if shared < SHARE_AT_LEAST:
             shared = 0
         layers, lengths = [], []
         for voice in self.voices:
@@ -151,11 +171,11 @@ class CausalReader:
             if shared:
                 parts.append(embed(torch.tensor(prompts[0][:shared], device=self.device)))
             cache = DynamicCache()
-            voice.model(inputs_embeds=torch.cat(parts).unsqueeze(0), past_key_values=cache, use_cache=True, **_keep(voice.model, 1))
+            voice.model(inputs_embeds=torch.cat(parts).unsqueeze(0), past_key_values=cache, use_cache=True, **keep(voice.model, 1))
             layers.append([(layer.keys, layer.values) for layer in cache.layers])
         return _Past(layers, lengths, shared)
 
-    def _score_tree(self, prompts: list[list[int]], forest: list[Tree], _: Any, past: _Past) -> list[Tensor]:
+    def _score_tree(self, prompts: list[list[int]], forest: list[Tree], past: _Past) -> list[Tensor]:
         inner = max(len(t.tokens) for t in forest)
         rests = [p[past.shared :] for p in prompts]
         width = max(map(len, rests))
@@ -174,7 +194,7 @@ class CausalReader:
                 steps[r, width : width + n] = len(rest) - 1 + torch.tensor(t.depths)
                 sees[r, width : width + n, start:width] = True
                 sees[r, width : width + n, width : width + n] = cached.setdefault(id(t), t.visible())
-        logits = self._forward(ids, steps, sees, known, past, keep=1 + inner)
+        logits = self._forward(ids, steps, sees, known, past, count=1 + inner)
         out = []
         for r, t in enumerate(forest):
             rows = logits[r].float()
@@ -183,32 +203,60 @@ class CausalReader:
             out.append(t.gather(rows[slots, targets] - norm[slots]).cpu())
         return out
 
-    def _forward(self, ids: Tensor, steps: Tensor, sees: Tensor, known: Tensor, past: _Past, *, keep: int) -> Tensor:
-        """Logits of the last `keep` positions, fused. sees: (rows, q, q) bool over what is fed; the past is seen by known tokens."""
+    def _forward(self, ids: Tensor, steps: Tensor, sees: Tensor, known: Tensor, past: _Past, *, count: int) -> Tensor:
+        """Logits of the last `count` positions, fused. sees: (rows, q, q) bool over what is fed; the past is seen by known tokens."""
         logits = []
         for v, voice in enumerate(self.voices):
             before = past.lengths[v]
             mask = torch.cat([known.unsqueeze(-1).expand(-1, -1, before), sees], -1) if before else sees
             result = voice.model(
                 input_ids=ids.to(self.device), attention_mask=attention_mask(mask.to(self.device), voice.model), position_ids=(steps + before).to(self.device),
-                past_key_values=past.cache(v, len(ids)), use_cache=past.cache(v, 1) is not None, **_keep(voice.model, keep),
+                past_key_values=past.cache(v, len(ids)), use_cache=bool(past.layers[v]), **keep(voice.model, count),
             )  # fmt: skip
-            logits.append(result.logits[:, -keep:])
+            logits.append(result.logits[:, -count:])
         return self.fuse(logits)
 
-    def _score_plain(self, prompts: list[list[int]], forest: list[Tree], choices: list[Sequence[list[int]]], _: _Past) -> list[Tensor]:
-        """For models that take no position ids: every (prompt, choice) is a row of its own, padded on the right."""
-        out = []
-        for prompt, options in zip(prompts, choices, strict=True):
-            rows = [prompt + list(c) for c in options]
-            width = max(map(len, rows))
-            pad = self.tokenizer.pad_token_id or 0
-            ids = torch.tensor([r + [pad] * (width - len(r)) for r in rows], device=self.device)
-            mask = torch.tensor([[1] * len(r) + [0] * (width - len(r)) for r in rows], device=self.device)
-            logits = self.fuse([v.model(input_ids=ids, attention_mask=mask).logits for v in self.voices]).float().log_softmax(-1)
-            scores = [logits[r, len(prompt) - 1 + torch.arange(len(c)), torch.tensor(c)].sum() for r, c in enumerate(options)]
-            out.append(torch.stack(scores).cpu())
-        return out
+    def _score_rows(self, prompt: list[int], choices: Sequence[list[int]], past: _Past) -> Tensor:
+        """Every choice a row of its own after the prompt's keys and values: for models that read no trees."""
+        rest = torch.tensor([prompt[past.shared :]], device=self.device)
+        heads, layers = [], []
+        for v, voice in enumerate(self.voices):
+            cache = past.cache(v, 1) or DynamicCache()
+            heads.append(voice.model(input_ids=rest, past_key_values=cache, use_cache=True, **keep(voice.model, 1)).logits[:, -1:])
+            layers.append([(layer.keys, layer.values) for layer in cache.layers])
+        read, scores = _Past(layers, [], 0), []
+        for part in self._parts(choices, 1):
+            ids, _ = _right_pad(part, 0, self.device)
+            logits = [h.expand(len(part), -1, -1) for h in heads]
+            if ids.shape[1] > 1:
+                more = [w.model(input_ids=ids[:, :-1], past_key_values=read.cache(v, len(part)), use_cache=True).logits for v, w in enumerate(self.voices)]
+                logits = [torch.cat([h, m], 1) for h, m in zip(logits, more, strict=True)]
+            scores.append(_sums(self.fuse(logits), part))
+        return torch.cat(scores)
+
+    def _score_plain(self, prompt: list[int], choices: Sequence[list[int]], _: _Past) -> Tensor:
+        """Every choice a row of its own with the whole prompt: for models that keep no keys and values."""
+        scores = []
+        for part in self._parts(choices, len(prompt)):
+            ids, _mask = _right_pad([prompt + c for c in part], 0, self.device)
+            width = ids.shape[1] - len(prompt) + 1
+            scores.append(_sums(self.fuse([self._whole(v, ids, width) for v in self.voices]), part))
+        return torch.cat(scores)
+
+    def _whole(self, voice: Voice, ids: Tensor, count: int) -> Tensor:
+        """Logits of the last `count` positions of rows read at once, after the voice's soft prefix. Padding on the right is never seen."""
+        fed: dict[str, Any] = {"input_ids": ids}
+        if voice.prefix is not None:
+            embeds = voice.model.get_input_embeddings()(ids)
+            fed = {"inputs_embeds": torch.cat([voice.prefix.to(embeds).expand(len(ids), -1, -1), embeds], 1)}
+        return voice.model(**fed, use_cache=False, **keep(voice.model, count)).logits[:, -count:]
+
+    def _parts(self, choices: Sequence[list[int]], extra: int) -> Iterator[list[list[int]]]:
+        """The choices, in order, in batches."""
+        longest = max(map(len, choices))
+        step = max(1, min(TOKENS_PER_BATCH // (extra + longest), LOGITS_PER_BATCH // ((longest + 1) * vocabulary(self.voices[0].model))))
+        for i in range(0, len(choices), step):
+            yield [list(c) for c in choices[i : i + step]]
 
     def _write(
         self, prompts: list[list[int]], past: _Past, limit: int, stop: Sequence[str], temperature: float, streams: list[torch.Generator] | None,
@@ -219,14 +267,10 @@ class CausalReader:
         active = list(range(len(prompts)))
         written: list[list[int]] = [[] for _ in prompts]
         logprobs = [0.0] * len(prompts)
-        ends = _Ends(self.tokenizer, self.voices[0].model, stop)
-        feed, first = ids, True
+        ends = Ends(self.tokenizer, self.voices[0].model, stop)
+        feed = ids
         for _ in range(limit):
-            logits = self._step(feed, masks, caches, first)
-            first = False
-            scores = logits.float().log_softmax(-1)
-            token = scores.argmax(-1) if temperature <= 0 else _sample(scores / temperature, [streams[i] for i in active] if streams else None)
-            picked = scores.gather(1, token.unsqueeze(1)).squeeze(1).tolist()
+            token, picked = pick(self._step(feed, masks, caches), temperature, [streams[i] for i in active] if streams else None)
             for row, new, logprob in zip(active, token.tolist(), picked, strict=True):
                 written[row].append(new)
                 logprobs[row] += logprob
@@ -242,19 +286,42 @@ class CausalReader:
             feed = token.unsqueeze(1)
         return [Generated(ends.text(w), len(w), p / max(1, len(w))) for w, p in zip(written, logprobs, strict=True)]
 
-    def _step(self, feed: Tensor, masks: list[Tensor], caches: list[DynamicCache], first: bool) -> Tensor:
+    def _write_plain(
+        self, prompts: list[list[int]], _: _Past, limit: int, stop: Sequence[str], temperature: float, streams: list[torch.Generator] | None,
+    ) -> list[Generated]:  # fmt: skip
+        """For models that keep no keys and values: every step reads the whole row again."""
+        ends = Ends(self.tokenizer, self.voices[0].model, stop)
+        written: list[list[int]] = [[] for _ in prompts]
+        logprobs, active = [0.0] * len(prompts), list(range(len(prompts)))
+        for _ in range(limit):
+            rows = [prompts[i] + written[i] for i in active]
+            ids, mask = _right_pad(rows, 0, self.device)
+            back = [ids.shape[1] - len(r) for r in rows]
+            width = 1 + max(back)
+            logits = self.fuse([self._whole(v, ids, width) for v in self.voices])
+            logits = logits[range(len(rows)), [width - 1 - n for n in back]]
+            token, picked = pick(logits, temperature, [streams[i] for i in active] if streams else None)
+            for row, new, logprob in zip(active, token.tolist(), picked, strict=True):
+                written[row].append(new)
+                logprobs[row] += logprob
+            active = [i for i in active if not ends.reached(written[i])]
+            if not active:
+                break
+        return [Generated(ends.text(w), len(w), p / max(1, len(w))) for w, p in zip(written, logprobs, strict=True)]
+
+    def _step(self, feed: Tensor, masks: list[Tensor], caches: list[DynamicCache]) -> Tensor:
         logits = []
         for voice, mask, cache in zip(self.voices, masks, caches, strict=True):
             options: dict[str, Any] = {}
             if takes_positions(voice.model):
                 options["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)[:, -feed.shape[1] :]
-            result = voice.model(input_ids=feed, attention_mask=mask, past_key_values=cache, use_cache=True, **_keep(voice.model, 1), **options)
+            result = voice.model(input_ids=feed, attention_mask=mask, past_key_values=cache, use_cache=True, **keep(voice.model, 1), **options)
             logits.append(result.logits[:, -1])
         return self.fuse(logits)
 
 
-class _Ends:
-    """When an answer is over: an end token, or a stop text in what was written."""
+class Ends:
+    """When an answer is over: an end token, or a stop text in what was written (white space before the answer does not count)."""
 
     def __init__(self, tokenizer: Any, model: Any, stop: Sequence[str]) -> None:
         ids = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
@@ -264,41 +331,45 @@ class _Ends:
         self.longest = max(map(len, self.stop), default=0)
 
     def reached(self, written: list[int]) -> bool:
+        """Whether the answer ended with its last token."""
         if written[-1] in self.tokens:
             return True
-        if not self.stop:
-            return False
-        tail = self.tokenizer.decode(written[-(self.longest + 1) :])
-        started = len(written) > self.longest + 1 or tail.strip() != ""
-        return started and any(s in tail.lstrip() if len(written) <= self.longest + 1 else s in tail for s in self.stop)
+        tail = self.tokenizer.decode(written[-(self.longest + 2) :]) if self.stop else ""  # a token may be less than a character
+        return any(s in tail for s in self.stop) and any(s in self._decoded(written) for s in self.stop)
 
     def text(self, written: list[int]) -> str:
-        """The text before the first stop; white space before the answer does not count as one."""
-        text = self.tokenizer.decode([t for t in written if t not in self.tokens], skip_special_tokens=True).lstrip()
+        """The text before the first stop."""
+        text = self._decoded(written)
         return min((text.split(s)[0] for s in self.stop), key=len, default=text)
 
-
-def attention_mask(visible: Tensor, model: Any) -> Tensor:
-    """(rows, q, k) bool, true where a query sees a key, as the 4-D mask that the model's attention takes."""
-    if getattr(model.config, "_attn_implementation", "") == "sdpa":
-        return visible.unsqueeze(1)
-    dtype = model.get_input_embeddings().weight.dtype
-    return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill(~visible, torch.finfo(dtype).min).unsqueeze(1)
+    def _decoded(self, written: list[int]) -> str:
+        return self.tokenizer.decode([t for t in written if t not in self.tokens], skip_special_tokens=True).lstrip()
 
 
-def takes_positions(model: Any) -> bool:
-    return "position_ids" in inspect.signature(model.forward).parameters
+def pick(logits: Tensor, temperature: float, streams: Sequence[torch.Generator] | None) -> tuple[Tensor, list[float]]:
+    """(a token a row, its log-probability): the likeliest at temperature 0, else drawn."""
+    scores = logits.float().log_softmax(-1)
+    token = scores.argmax(-1) if temperature <= 0 else _sample(scores / temperature, streams)
+    return token, scores.gather(1, token.unsqueeze(1)).squeeze(1).tolist()
 
 
-def _keep(model: nn.Module, count: int) -> dict[str, int]:
-    """The argument that spares computing logits nobody reads, where the model has it."""
-    return {"logits_to_keep": count} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+def _sums(logits: Tensor, choices: Sequence[list[int]]) -> Tensor:
+    """logits (choices, tokens, vocabulary), the first of which predict the first tokens -> summed log-probabilities (choices,)."""
+    logprobs = logits.float().log_softmax(-1)
+    return torch.stack([logprobs[r, range(len(c)), c].sum() for r, c in enumerate(choices)]).cpu()
 
 
 def _left_pad(rows: Sequence[list[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
     width = max(map(len, rows))
     ids = torch.tensor([[pad] * (width - len(r)) + list(r) for r in rows], device=device)
     mask = torch.tensor([[0] * (width - len(r)) + [1] * len(r) for r in rows], device=device)
+    return ids, mask
+
+
+def _right_pad(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    width = max(map(len, rows))
+    ids = torch.tensor([[*r, *[pad] * (width - len(r))] for r in rows], device=device)
+    mask = torch.tensor([[1] * len(r) + [0] * (width - len(r)) for r in rows], device=device)
     return ids, mask
 
 
@@ -309,7 +380,8 @@ def _common(rows: Sequence[list[int]]) -> int:
     return next((i for i in range(limit) if low[i] != high[i]), max(0, limit))
 
 
-def _stream(seed: str) -> torch.Generator:
+def stream(seed: str) -> torch.Generator:
+    """The random numbers of a seed text."""
     return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:7]))
 
 

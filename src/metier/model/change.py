@@ -184,17 +184,19 @@ def load(place: Path, *, base: str | None = None) -> Change:
     if card["format"] != FORMAT:
         raise UserError(f"{place}/change.json: format {card['format']!r}; this version reads {FORMAT}. Use the metier version that wrote it.")
     if base is not None and card["base"] != base:
-        raise BaseMismatch(f"{place}: made from base {card['base'][:16]}, not {base[:16]}. Load it on the base it was made from.")
+        raise BaseMismatch(f"{place}: made from base {str(card['base'])[:16]}, not {base[:16]}. Load it on the base it was made from.")
     try:
         change = _class(card["type"], place).from_state(card["state"], tensors)
-    except (KeyError, TypeError, IndexError) as error:
+    except UserError as error:
+        raise type(error)(f"{place}: {error}") from error
+    except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
         raise UserError(f"{place}/change.json: state does not fit {card['type']} ({error!r}). The file is damaged.") from error
     object.__setattr__(change, "provenance", card.get("provenance", {}))
     return change
 
 
 def _class(name: str, place: Path) -> type[Change]:
-    module, _, cls = name.partition(":")
+    module, _, cls = str(name).partition(":")
     trusted = {p.value.partition(":")[0] for p in metadata.entry_points(group="metier.methods")}
     if not module.startswith("metier.") and module not in trusted:
         raise UserError(f"{place}/change.json: type {name!r} is not of an installed metier package; code is only loaded from those.")

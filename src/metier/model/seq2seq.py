@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache, EncoderDecoderCache
 
 from metier.model.base import Base
-from metier.model.causal import Generated
+from metier.model.causal import Ends, Generated, pick, stream
 
 ROWS = 32
 
@@ -29,7 +30,7 @@ class Seq2SeqReader:
         with self.attach():
             for prompt, options in zip(prompts, choices, strict=True):
                 ids = torch.tensor([prompt], device=self.base.device)
-                state = self.base.model.get_encoder()(input_ids=ids).last_hidden_state  # type: ignore[operator]
+                state = self.base.model.get_encoder()(input_ids=ids).last_hidden_state
                 labels = pad_labels(options).to(self.base.device)
                 result = self.base.model(
                     encoder_outputs=(state.expand(len(options), -1, -1),), attention_mask=torch.ones_like(ids).expand(len(options), -1), labels=labels
@@ -44,32 +45,43 @@ class Seq2SeqReader:
         self, prompts: Sequence[list[int]], *, max_new_tokens: int, stop: Sequence[str] = (), temperature: float = 0.0,
         seeds: Sequence[str] | None = None,
     ) -> list[Generated]:  # fmt: skip
-        """Greedy answers, or sampled ones; each row of a sampled batch is drawn on its own, from its own seed."""
+        """An answer for every prompt, greedy at temperature 0, else sampled with a stream of its own per seed text."""
         order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
         out: list[Generated] = [Generated("", 0, 0.0)] * len(prompts)
-        step = 1 if temperature > 0 else ROWS
         with self.attach():
-            for start in range(0, len(order), step):
-                rows = order[start : start + step]
-                for i, answer in zip(rows, self._write([prompts[i] for i in rows], max_new_tokens, stop, temperature, seeds and seeds[rows[0]]), strict=True):
+            for start in range(0, len(order), ROWS):
+                rows = order[start : start + ROWS]
+                streams = [stream(seeds[i]) for i in rows] if seeds and temperature > 0 else None
+                for i, answer in zip(rows, self._write([prompts[i] for i in rows], max_new_tokens, stop, temperature, streams), strict=True):
                     out[i] = answer
         return out
 
-    def _write(self, prompts: list[list[int]], limit: int, stop: Sequence[str], temperature: float, seed: str | None) -> list[Generated]:
-        ids, mask = pad_right(prompts, self.base.tokenizer.pad_token_id)
-        options: dict[str, Any] = {"do_sample": temperature > 0, "num_beams": 1, "max_new_tokens": limit}
-        if temperature > 0:
-            options |= {"temperature": temperature, "top_k": 0, "top_p": 1.0}
-        with torch.random.fork_rng():
-            if seed is not None:
-                torch.manual_seed(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:7]))
-            written = self.base.model.generate(input_ids=ids.to(self.base.device), attention_mask=mask.to(self.base.device), **options)  # type: ignore[operator]
-        answers = []
-        for row in written:
-            text = self.base.tokenizer.decode(row, skip_special_tokens=True).lstrip()
-            text = min((text.split(s)[0] for s in stop), key=len, default=text)
-            answers.append(Generated(text, int((row != self.base.tokenizer.pad_token_id).sum()), 0.0))
-        return answers
+    def _write(
+        self, prompts: list[list[int]], limit: int, stop: Sequence[str], temperature: float, streams: list[torch.Generator] | None
+    ) -> list[Generated]:
+        base = self.base
+        ids, mask = (t.to(base.device) for t in pad_right(prompts, base.tokenizer.pad_token_id or 0))
+        state = base.model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
+        cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        ends = Ends(base.tokenizer, base.model, stop)
+        feed = torch.full((len(prompts), 1), _first_token(base), device=base.device)
+        written: list[list[int]] = [[] for _ in prompts]
+        logprobs, active = [0.0] * len(prompts), list(range(len(prompts)))
+        for _ in range(limit):
+            result = base.model(encoder_outputs=(state,), attention_mask=mask, decoder_input_ids=feed, past_key_values=cache, use_cache=True)
+            token, picked = pick(result.logits[:, -1], temperature, [streams[i] for i in active] if streams else None)
+            for row, new, logprob in zip(active, token.tolist(), picked, strict=True):
+                written[row].append(new)
+                logprobs[row] += logprob
+            keep = [k for k, row in enumerate(active) if not ends.reached(written[row])]
+            if not keep:
+                break
+            if len(keep) < len(active):
+                chosen = torch.tensor(keep, device=base.device)
+                cache.batch_select_indices(chosen)
+                state, mask, token, active = state[chosen], mask[chosen], token[chosen], [active[k] for k in keep]
+            feed = token.unsqueeze(1)
+        return [Generated(ends.text(w), len(w), p / max(1, len(w))) for w, p in zip(written, logprobs, strict=True)]
 
     @torch.inference_mode()
     def embed(self, texts: Sequence[list[int]]) -> Tensor:
@@ -77,9 +89,17 @@ class Seq2SeqReader:
         out = []
         with self.attach():
             for text in texts:
-                state = self.base.model.get_encoder()(input_ids=torch.tensor([text], device=self.base.device)).last_hidden_state  # type: ignore[operator]
+                state = self.base.model.get_encoder()(input_ids=torch.tensor([text], device=self.base.device)).last_hidden_state
                 out.append(state[0].float().mean(0).cpu())
         return torch.stack(out)
+
+
+def _first_token(base: Base) -> int:
+    for config in (getattr(base.model, "generation_config", None), base.model.config):
+        for key in ("decoder_start_token_id", "bos_token_id"):
+            if isinstance(found := getattr(config, key, None), int):
+                return found
+    return base.start
 
 
 def pad_right(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:

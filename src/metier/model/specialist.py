@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from metier import atomic
-from metier.errors import UserError
+from metier.errors import BaseMismatch, UserError
 from metier.model import change as changes_on_disk
 from metier.model.base import Base, load_base
 from metier.model.causal import CausalReader, Generated, Voice
@@ -107,7 +107,8 @@ class Specialist:
         """Answers to prompts as they are (changes of the input are not applied again), greedy or sampled."""
         if self.base.family == "encoder":
             raise UserError(f"{self.base.name} is an encoder and cannot generate text. Use a causal or seq2seq base, or a task of kind 'choose'.")
-        ids = [self.base.fits(self.base.encode_prompt(p)[1], max_new_tokens, f"prompt {i}") for i, p in enumerate(prompts)]
+        room = max_new_tokens + self._soft()
+        ids = [self.base.fits(self.base.encode_prompt(p)[1], room, f"prompt {i}") for i, p in enumerate(prompts)]
         return self._reader().generate(ids, max_new_tokens=max_new_tokens, stop=stop, temperature=temperature, seeds=seeds)
 
     def score(self, prompts: Sequence[Prompt], continuations: Sequence[Sequence[str]]) -> list[Tensor]:
@@ -126,7 +127,7 @@ class Specialist:
         """Normalised embeddings: (texts, hidden)."""
         if self.base.family == "encoder":
             return self._encoder().embed(texts)
-        ids = [self.base.encode(t)[: self.base.max_length] for t in texts]
+        ids = [self.base.encode(t)[: self.base.max_length] or [self.base.start] for t in texts]
         return nn.functional.normalize(self._reader().embed(ids), dim=-1)
 
     def text(self, task: Task, example: Example) -> Text:
@@ -143,7 +144,12 @@ class Specialist:
             for i, change in enumerate(self.changes):
                 names.append(f"{i:02d}-{change.place}")
                 changes_on_disk.save(change, draft / names[-1], base=self.base.fingerprint)
-            facts = {"base": self.base.name, "path": self.base.path, "fingerprint": self.base.fingerprint, "chat": self.base.chat, "changes": names}
+            base = self.base
+            local = not base.name.startswith("metier-") and Path(base.name).expanduser().is_dir()
+            facts = {
+                "base": str(Path(base.name).expanduser().resolve()) if local else base.name, "path": base.path, "fingerprint": base.fingerprint,
+                "family": base.family, "dtype": base.dtype, "chat": base.chat, "truncate": base.truncate, "changes": names,
+            }  # fmt: skip
             atomic.write_json(draft / "specialist.json", {"format": 1, **facts})
 
     @classmethod
@@ -152,12 +158,13 @@ class Specialist:
         place = Path(place)
         try:
             facts = json.loads((place / "specialist.json").read_text(encoding="utf-8"))
-            name, names, chat, fingerprint = facts["base"], facts["changes"], facts["chat"], facts["fingerprint"]
-        except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+            name, names, fingerprint = facts["base"], [str(n) for n in facts["changes"]], str(facts["fingerprint"])
+            options = {k: facts[k] for k in ("family", "dtype", "chat", "truncate")}
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
             raise UserError(f"{place}: not a saved specialist ({error!r}). A specialist is a folder with specialist.json.") from error
-        found = load_base(base if base is not None else name, chat=chat)
-        if not names and found.fingerprint != fingerprint:
-            raise UserError(f"{place}: made from base {fingerprint[:16]}, not {found.fingerprint[:16]}.")
+        found = load_base(base if base is not None else name, **options)
+        if found.fingerprint != fingerprint:
+            raise BaseMismatch(f"{place}: made from base {fingerprint[:16]}, not {found.fingerprint[:16]} ({found.name}). Give the base it was made from.")
         return cls(found, tuple(changes_on_disk.load(place / n, base=found.fingerprint) for n in names))
 
     def _of(self, kind: type[Any]) -> list[Any]:
@@ -169,12 +176,16 @@ class Specialist:
             yield
 
     def _encoder(self) -> EncoderReader:
+        if self._soft():
+            raise UserError(f"{self.base.name}: soft prompts are read by causal bases only. Leave that change out.")
         return EncoderReader(self.base, self._attach, self.head())
 
     def _reader(self) -> CausalReader | Seq2SeqReader:
-        if self.base.family == "seq2seq":
-            return Seq2SeqReader(self.base, self._attach)
         speaking = [(c, list(c.voices(self.base))) for c in self._of(OutputChange)]
+        if self.base.family == "seq2seq":
+            if self._soft() or any(own for _, own in speaking):
+                raise UserError(f"{self.base.name}: soft prompts and other models' voices are read by causal bases only. Leave that change out.")
+            return Seq2SeqReader(self.base, self._attach)
         voices = [Voice(self.base.model, self.prefix(), self._attach), *(v for _, vs in speaking for v in vs)]
 
         def fuse(logits: Sequence[Tensor]) -> Tensor:

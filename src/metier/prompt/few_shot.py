@@ -10,8 +10,8 @@ Cost:        the tokens of the exemplars with every answer; fixed ones are read 
              the pool once and every query.
 Deviations:  the number of exemplars is chosen on dev (the paper: as many as fit, 10 to 100). 'balanced' takes the labels in
              turn; without a fixed set of labels it is 'random'. 'nearest' uses the plain base, without the start's other
-             changes. Room is estimated from the prompts of train and dev (see `Room`); exemplars that would not fit are left
-             out from the far end. An example is never shown itself, nor a copy of itself.
+             changes. Exemplars that would not fit beside a query are left out, from the far end. An example is never shown
+             itself, nor a copy of itself.
 Errors:      UserError where train is empty.
 """
 
@@ -27,7 +27,8 @@ from metier import check
 from metier.errors import UserError
 from metier.method import About
 from metier.model import Specialist
-from metier.prompt.exemplars import Encoder, Exemplars, Room, Solved, solved
+from metier.prompt.exemplars import Exemplars, Solved
+from metier.prompt.known import Known
 from metier.task import Example, Task
 from metier.train import Run
 
@@ -68,12 +69,10 @@ def few_shot(start: Specialist, task: Task, settings: Settings, run: Run) -> Exe
         taken = (in_turn(drawn) if labelled else drawn)[: settings.shots + 1]  # one to spare, for when an example is itself shown
     else:
         taken = drawn[: settings.pool]
-    pool = [solved(start, task, e) for e in taken]
-    encoder = Encoder.of(start.base) if settings.pick == "nearest" else None
-    change = Exemplars(
-        pool=tuple(pool), room=Room.of(start, task), shots=settings.shots, pick=settings.pick, order=settings.order, encoder=encoder,
-        vectors=None if encoder is None else encoder.embed([s.query for s in pool]),
-    )  # fmt: skip
+    pool = [Solved(start.prompt(task, e).query, e.answer, e.digest()) for e in taken]
+    base = Known.reading(start, task)
+    vectors = base.embed([s.query for s in pool]) if settings.pick == "nearest" else None
+    change = Exemplars(tuple(pool), base, settings.shots, settings.pick, settings.order, vectors)
     return _told(change, start, task, pool, run)
 
 
@@ -88,7 +87,7 @@ def in_turn(examples: Sequence[Example]) -> list[Example]:
 def _told(change: Exemplars, start: Specialist, task: Task, pool: Sequence[Solved], run: Run) -> Exemplars:
     """The change with a note of how many exemplars fit; said aloud where not all do."""
     seen = (task.dev or task.train)[:200]
-    counts = [len(change.fitting(start.prompt(task, e), e)) for e in seen]
+    counts = [len(change.fitting(start.prompt(task, e), e, task)) for e in seen]
     short = sum(c < change.shots for c in counts)
     if short and run.say:
         why = f"train has only {len(pool)} different examples" if len(pool) <= change.shots else "the base cannot read more"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -60,6 +61,7 @@ class Lexical:
     def __init__(self, texts: Sequence[str]) -> None:
         import bm25s
 
+        logging.getLogger("bm25s").setLevel(logging.WARNING)  # its import sets DEBUG
         held = [terms(t) for t in texts]
         self.size, self.known = len(texts), {t for row in held for t in row}
         self.index = bm25s.BM25(k1=K1, b=B, method="lucene", backend="numpy")

@@ -8,8 +8,8 @@ Randomness:  none.
 Cost:        indexing once; per answer, the tokens of its passages; 'dense' and 'fused' embed every passage once and every query.
 Deviations:  nothing is trained (the paper trains the query encoder and the generator), and passages share one prompt where
              the paper sums over passages. 'bm25' never shows a passage that shares no word with the query, so an answer may
-             see fewer passages than asked for. 'dense' uses the plain base, without the start's other changes. Room is
-             estimated from the prompts of train and dev (see `Room`); passages that would not fit are left out, worst first.
+             see fewer passages than asked for. 'dense' uses the plain base, without the start's other changes.
+             Passages that would not fit are left out, worst first.
 Errors:      UserError where the task has no documents, or where overlap is not less than words.
 """
 
@@ -21,9 +21,10 @@ from typing import Literal
 from metier import check
 from metier.errors import UserError
 from metier.method import About
-from metier.model import Specialist
+from metier.model import Specialist, load_base
 from metier.retrieve.index import passages
-from metier.retrieve.passages import Encoder, Passages, Room, sizes
+from metier.retrieve.known import Known
+from metier.retrieve.passages import Passages, query_of
 from metier.task import Task
 from metier.train import Run
 
@@ -68,14 +69,17 @@ def rag(start: Specialist, task: Task, settings: Settings, run: Run) -> Passages
         )
     encoder, vectors = None, None
     if settings.retriever != "bm25":
-        encoder = Encoder.named(settings.encoder) if settings.encoder else Encoder.of(start.base)
+        encoder = Known.of(load_base(settings.encoder, chat=False) if settings.encoder else start.base)
         vectors = encoder.embed([p.text for p in found])
-    change = Passages(
-        found=tuple(found), tokens=sizes(start.base, found), room=Room.of(start, task), count=settings.passages,
-        retriever=settings.retriever, order=settings.order, encoder=encoder, vectors=vectors,
-    )  # fmt: skip
-    seen = (task.dev or task.train)[:200]
-    cut = sum(change.cut(start.prompt(task, e), e) for e in seen)
+    base = Known.reading(start, task)
+    change = Passages(tuple(found), base, settings.passages, settings.retriever, settings.order, encoder, vectors)
+    return _told(change, start, task, run)
+
+
+def _told(change: Passages, start: Specialist, task: Task, run: Run) -> Passages:
+    """The change with a note of how its passages fit; said aloud where not all do."""
+    seen = [(start.prompt(task, e), e) for e in (task.dev or task.train)[:200]]
+    cut = sum(len(change.fitting(p, e, task)) < len(change.best(query_of(p, e))) for p, e in seen)
     if cut and run.say:
         run.say(f"rag: {cut} of {len(seen)} prompts have no room for all their passages; the worst passages are left out there")
     return change.noting({"prompts": len(seen), "without_room_for_all": cut})

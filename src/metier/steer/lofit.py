@@ -129,8 +129,11 @@ def lofit(start: Specialist, task: Task, settings: Settings, run: Run) -> Interv
 
     every = {n: tuple(range(s.heads)) for n, s in there.items()}
     blind = replace(task, dev=())  # the scalings are taken as they end, so dev is not looked at
-    scaled = learn("scales", every, blind, run.part(0.5, "select"), settings.select_lr, settings.l1)
-    return learn("offsets", top(scaled.scales, settings.heads), task, run.part(0.5, "offsets"), settings.lr, 0.0)
+    first, second = run.part(0.5, "select"), run.part(0.5, "offsets")
+    scaled = learn("scales", every, blind, first, settings.select_lr, settings.l1)
+    made = learn("offsets", top(scaled.scales, settings.heads), task, second, settings.lr, 0.0)
+    run.curve += second.curve
+    return made
 
 
 def top(scales: Mapping[str, Tensor], share: float) -> dict[str, tuple[int, ...]]:

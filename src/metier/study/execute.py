@@ -6,21 +6,26 @@ import concurrent.futures
 import io
 import multiprocessing
 import os
+import signal
+import socket
 import tarfile
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from metier import atomic
-from metier.errors import UserError
+from metier import atomic, progress
+from metier.errors import Failed, UserError
 from metier.model import Base, load_base
 from metier.study.trial import Job, run_trial
 
 Done = Callable[[Job, dict[str, Any]], None]
 Tell = Callable[[Job, str], None]
+HANDED_ON = ("PYTHONPATH", "HF_HOME", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "METIER_SHARED")  # of our environment, to Ray's workers
+ANSWERS_WITHIN = 5.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -40,61 +45,118 @@ class BaseSpec:
 
     @classmethod
     def of(cls, base: Base) -> BaseSpec:
-        """The spec of a loaded base."""
-        parameter = next(base.model.parameters())
-        return cls(base.path or base.name, base.family, str(parameter.dtype).removeprefix("torch."), str(parameter.device), base.chat, base.truncate)
+        """The spec of a loaded base; a folder is named in full, for a worker may stand elsewhere."""
+        place = base.path or base.name
+        name = str(Path(place).expanduser().resolve()) if Path(place).expanduser().is_dir() else place
+        return cls(name, base.family, base.dtype, str(base.device), base.chat, base.truncate)
 
 
 def here(jobs: Sequence[Job], base: Base, out: Path, done: Done, tell: Tell) -> None:
     """One after the other in this process."""
     for job in jobs:
-        done(job, run_trial(job, base, out, tell=lambda what, job=job: tell(job, what)))  # type: ignore[misc]
+        done(job, run_trial(job, base, out, tell=lambda what, job=job: tell(job, what), say=progress.say))  # type: ignore[misc]
 
 
 def in_processes(jobs: Sequence[Job], base: Base, out: Path, done: Done, workers: int) -> None:
-    """In `workers` local processes, each with its share of the cores."""
-    threads = max(1, (os.cpu_count() or 1) // workers)
+    """In `workers` local processes, each with its share of the threads that this one has."""
+    import torch
+
+    threads = max(1, torch.get_num_threads() // workers)
     context = multiprocessing.get_context("spawn")
-    pool = concurrent.futures.ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(BaseSpec.of(base), base.name, threads))
+    count = min(workers, max(1, len(jobs)))
+    pool = concurrent.futures.ProcessPoolExecutor(count, mp_context=context, initializer=_start, initargs=(BaseSpec.of(base), base.name, threads))
+    processes: list[Any] = []
     try:
         waiting = {pool.submit(_work, job, str(out)): job for job in jobs}
+        processes = list((pool._processes or {}).values())  # taken now: a pool that shuts down forgets them
         for future in concurrent.futures.as_completed(waiting):
+            processes = list((pool._processes or {}).values()) or processes
             done(waiting[future], future.result())
+        pool.shutdown()
     except BrokenProcessPool as error:
-        raise UserError("a worker process died, most likely for lack of memory. Run again with fewer --workers; finished trials are kept.") from error
+        raise Failed(
+            "a worker process died, most likely for lack of memory. Run again with fewer --workers; finished trials are kept."
+        ) from error
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-        for process in list((pool._processes or {}).values()):
+        for process in processes:
             process.terminate()
+        for process in processes:
+            process.join(10)
 
 
 def on_ray(jobs: Sequence[Job], base: Base, out: Path, done: Done, address: str) -> None:
     """On a Ray cluster ('auto', 'local', or an address). Trial folders travel back as archives, so no shared disk is needed."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
         import ray
     except ImportError as error:
         raise UserError("--ray needs Ray, which is not installed. Run: pip install 'metier[ray]'.") from error
-    if not ray.is_initialized():
+    ours = not ray.is_initialized()
+    if ours:
+        _answers(address)
+        handed = {k: os.environ[k] for k in HANDED_ON if k in os.environ}
+        environment = {} if address == "local" or not handed else {"runtime_env": {"env_vars": handed}}  # a local Ray has our environment
         try:
-            ray.init(address=None if address == "local" else address, include_dashboard=False, log_to_driver=False, configure_logging=False)
+            ray.init(address=address, log_to_driver=False, configure_logging=False, **environment)
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise UserError(f"--ray {address}: no Ray cluster answers there ({error}). Start one with `ray start --head`, or say --ray local.") from error
+            raise UserError(f"--ray {address}: no Ray cluster answers there ({_short(error)}). Start one with `ray start --head`, or say --ray local.") from error
+    try:
+        _spread(ray, jobs, base, out, done)
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _spread(ray: Any, jobs: Sequence[Job], base: Base, out: Path, done: Done) -> None:
     remote = ray.remote(num_cpus=1, max_retries=1)(_ray_work)
     spec = ray.put((BaseSpec.of(base), base.name))
     waiting = {remote.remote(job, spec): job for job in jobs}
-    while waiting:
-        ready, _ = ray.wait(list(waiting), num_returns=1)
-        card, archive = ray.get(ready[0])
-        _unpack(archive, out / "trials" / card["key"])
-        done(waiting.pop(ready[0]), card)
+    try:
+        while waiting:
+            ready, _ = ray.wait(list(waiting), num_returns=1)
+            job = waiting.pop(ready[0])
+            try:
+                card, archive = ray.get(ready[0])
+            except ray.exceptions.RayTaskError as error:
+                raise (error.cause if isinstance(error.cause, UserError) else Failed(f"{job.method} on {job.task.name}: {_short(error.cause)}")) from error
+            except ray.exceptions.RayError as error:
+                raise Failed(f"a worker of the Ray cluster died: {_short(error)}. Run again; finished trials are kept.") from error
+            for remark in card.get("remarks", ()):
+                progress.say(remark)
+            _unpack(archive, out / "trials" / card["key"])
+            done(job, card)
+    finally:
+        for task in waiting:
+            ray.cancel(task, force=True)
+
+
+def _answers(address: str) -> None:
+    """Ray itself waits for minutes where nobody answers."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():
+        if address not in ("auto", "local"):
+            raise UserError(f"--ray {address!r}: write HOST:PORT of a cluster's head, ray://HOST:PORT, 'auto' or 'local'.")
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), ANSWERS_WITHIN).close()
+    except OSError as error:
+        raise UserError(f"--ray {address}: nobody answers there ({error}). Start a cluster with `ray start --head`, or say --ray local.") from error
 
 
 _BASE: dict[BaseSpec, Base] = {}
 
 
 def _start(spec: BaseSpec, name: str, threads: int) -> None:
+    """A local worker's beginning: Ctrl-C is its parent's to handle, and it ends when its parent is gone."""
     import torch
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    progress.for_terminal()
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
     torch.set_num_threads(threads)
     _loaded(spec, name)
 
@@ -107,10 +169,11 @@ def _loaded(spec: BaseSpec, name: str) -> Base:
 
 
 def _work(job: Job, out: str) -> dict[str, Any]:
-    return run_trial(job, next(iter(_BASE.values())), Path(out))
+    return run_trial(job, next(iter(_BASE.values())), Path(out), say=progress.say)
 
 
 def _ray_work(job: Job, where: tuple[BaseSpec, str]) -> tuple[dict[str, Any], bytes]:
+    progress.for_terminal()
     with tempfile.TemporaryDirectory() as scratch:
         card = run_trial(job, _loaded(*where), Path(scratch))
         buffer = io.BytesIO()
@@ -122,3 +185,7 @@ def _ray_work(job: Job, where: tuple[BaseSpec, str]) -> tuple[dict[str, Any], by
 def _unpack(archive: bytes, place: Path) -> None:
     with atomic.folder(place) as draft, tarfile.open(fileobj=io.BytesIO(archive)) as files:
         files.extractall(draft, filter="data")
+
+
+def _short(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

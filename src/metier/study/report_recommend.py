@@ -45,7 +45,7 @@ def _choose(task: dict[str, Any]) -> dict[str, Any]:
     kept, by = _least_forgetful(level)
     row = _cheapest(kept)
     reasons = [_said(row, best, level, kept, by), _against_base(task, row, best)]
-    cautions = [text for text in (_loss(row), _reload(row), _few(row)) if text]
+    cautions = [text for text in (_loss(row), _outside(task, row), _reload(row), _few(row), _idle(done)) if text]
     headline = "Keep the plain base" if row["method"] == task["reference"] else f"Use {row['method']}"
     return {
         "task": task["name"],
@@ -170,12 +170,33 @@ def _equals(p: float) -> str:
 
 
 def _loss(row: dict[str, Any]) -> str:
-    return f"{row['method']} forgets: {_lost_words(row)}." if row["lost_most"] is not None and row["lost_most"] > LOUD_LOST else ""
+    """More than two points lost, said aloud; 'may' where the interval reaches zero."""
+    if row["lost_most"] is None or row["lost_most"] <= LOUD_LOST:
+        return ""
+    sure = any(f["lost"]["value"] > LOUD_LOST and f["lost"]["low"] > 0 for f in row["forgetting"].values())
+    return f"{row['method']} {'forgets' if sure else 'may forget'}: {_lost_words(row)}."
 
 
 def _reload(row: dict[str, Any]) -> str:
     gap = max((t["reload_gap"] or 0.0 for t in row["trials"]), default=0.0)
     return f"{row['method']} answers differently after saving and loading: outputs differ by up to {gap:.2g}." if gap > 1e-3 else ""
+
+
+def _outside(task: dict[str, Any], row: dict[str, Any]) -> str:
+    """A choice that answers worse than the plain base where the distribution differs."""
+    base = next((r["ood"] for r in task["methods"] if r["method"] == task["reference"]), None)
+    if not base or not row["ood"] or row["ood"]["value"] >= base["value"]:
+        return ""
+    mine = f"{percent(row['ood']['value'])} % {bounds(row['ood'])}"
+    return f"Out of distribution {row['method']} is below the plain base: {mine} against {percent(base['value'])} % {bounds(base)}."
+
+
+def _idle(rows: list[dict[str, Any]]) -> str:
+    """Methods that changed nothing that is measured: a quiet no-op, or a budget too small."""
+    same = [
+        r["method"] for r in rows if r["difference"] and r["difference"]["value"] == r["difference"]["low"] == r["difference"]["high"] == 0
+    ]
+    return f"Scored as the plain base on every example, so they may have changed nothing: {', '.join(same)}." if same else ""
 
 
 def _few(row: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import shutil
@@ -36,6 +37,7 @@ def save(place: Path, loop: Any) -> None:
     tensors |= {f"b{i}": v for i, v in enumerate(loop.best.values)}
     spent = loop.run.spent
     facts = {
+        "key": _key(loop), "bad": loop.bad,
         "step": loop.step, "order": loop.order, "shuffler": loop.rng.getstate(), "best": [loop.best.dev, loop.best.step], "micro": loop.micro,
         "first_loss": loop.first_loss, "smooth": loop.smooth, "curve": loop.run.curve, "spent": [spent.examples, spent.tokens, spent.flops],
     }  # fmt: skip
@@ -44,13 +46,22 @@ def save(place: Path, loop: Any) -> None:
         (draft / "state.json").write_text(json.dumps(facts), encoding="utf-8")
 
 
+def _key(loop: Any) -> list[Any]:
+    """What a checkpoint must agree on with the run that goes on from it: parameters, learning rates, batch size, rows, seed."""
+    groups = [[n, list(p.shape), g["top"]] for (n, p), g in zip(loop.what.parameters.items(), loop.optimizer.param_groups, strict=True)]
+    content = hashlib.sha256(repr([(r.ids, r.labels) for r in loop.rows]).encode()).hexdigest()
+    return [groups, loop.size, content, loop.run.seed, loop.run.precision, str(loop.run.budget)]
+
+
 def load(place: Path, loop: Any) -> bool:
-    """Put the loop where it was when the checkpoint was written. False where there is none."""
+    """Put the loop where it was when the checkpoint was written. False where there is none, or one of another run."""
     folder = place / "checkpoint"
     if not folder.exists():
         return False
-    tensors = load_file(folder / "state.safetensors")
     facts = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    if facts["key"] != _key(loop):
+        return False
+    tensors = load_file(folder / "state.safetensors")
     torch.set_rng_state(tensors["rng"])
     with torch.no_grad():
         for i, p in enumerate(loop.what.parameters.values()):
@@ -64,7 +75,7 @@ def load(place: Path, loop: Any) -> bool:
     values = [tensors[f"b{i}"].to(p.device) for i, p in enumerate(loop.what.parameters.values())] if "b0" in tensors else []
     loop.best = Best(facts["best"][0], facts["best"][1], values)
     loop.step, loop.order, loop.micro = facts["step"], facts["order"], facts["micro"]
-    loop.first_loss, loop.smooth = facts["first_loss"], facts["smooth"]
+    loop.first_loss, loop.smooth, loop.bad = facts["first_loss"], facts["smooth"], facts["bad"]
     loop.run.curve[:] = facts["curve"]
     loop.run.spent.examples, loop.run.spent.tokens, loop.run.spent.flops = facts["spent"]
     return True

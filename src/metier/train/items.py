@@ -16,6 +16,7 @@ from torch import Tensor
 
 from metier.errors import UserError
 from metier.model import Specialist
+from metier.model.ability import window
 from metier.model.encoder import encode_text
 from metier.model.seq2seq import pad_labels, pad_right
 from metier.task import Example, Task
@@ -44,18 +45,20 @@ def items(start: Specialist, task: Task, examples: Sequence[Example], *, reserve
     for example in examples:
         where = f"task {task.name}, example {example.id}"
         if base.family == "encoder":
+            if example.answer not in task.choices:
+                raise UserError(f"{where}: {example.answer!r} is none of the task's choices, which is what an encoder is trained on. Correct the row.")
             row = encode_text(base, start.text(task, example))
-            made.append(Item(tuple(row["input_ids"]), (list(task.choices).index(example.answer),), row))
+            made.append(Item(tuple(row["input_ids"]), (task.choices.index(example.answer),), row))
             continue
         prompt = start.prompt(task, example)
         text, ids = base.encode_prompt(prompt)
+        if not base.encode_answer(text, example.answer, separator=prompt.separator):
+            raise UserError(f"{where}: the answer is empty, so nothing would be learnt. Remove the row or give its answer.")
         answer = base.encode_answer(text, example.answer, separator=prompt.separator, end=True)
         if base.family == "seq2seq":
             made.append(Item(tuple(base.fits(ids, reserve, where)), tuple(answer)))
             continue
         ids = base.fits(ids, len(answer) + reserve, where)
-        if len(answer) < 2:
-            raise UserError(f"{where}: the answer is empty, so nothing would be learnt. Remove the row or give its answer.")
         made.append(Item((*ids, *answer), (*[IGNORE] * len(ids), *answer)))
     return made
 
@@ -87,7 +90,8 @@ def collate(rows: Sequence[Item], start: Specialist, *, pack: bool) -> Batch:
     if base.family == "seq2seq":
         ids, mask = pad_right([r.ids for r in rows], pad_id)
         return Batch({"input_ids": ids, "attention_mask": mask}, pad_labels([r.labels for r in rows]), None, tokens, sum(len(r.labels) for r in rows))
-    return _packed(rows, pad_id, tokens) if pack else _padded(rows, pad_id, tokens)
+    packs = pack and max(map(len, rows)) <= window(base.model)  # within a sliding window, neighbours in a row are as far as elsewhere
+    return _packed(rows, pad_id, tokens) if packs else _padded(rows, pad_id, tokens)
 
 
 def _padded(rows: Sequence[Item], pad_id: int, tokens: int) -> Batch:

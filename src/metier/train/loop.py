@@ -55,7 +55,7 @@ def fit(
     named = what.parameters
     if not named or not sum(p.numel() for p in named.values()):
         raise UserError("training: no parameter would move. Check which modules the method chose on this base.")
-    rows = items(what.start, what.task, what.task.train, reserve=0 if what.prefix is None else what.prefix.shape[0])
+    rows = items(what.start, what.task, what.task.train, reserve=what.soft())
     run.spent.trainable = sum(p.numel() for p in named.values())
     with what.live():
         return _Loop(what, run, rows, lr, min(batch_size, len(rows)), weight_decay, what.can_pack() if pack is None else pack, keep_best).go()
@@ -72,17 +72,17 @@ class _Loop:
         self.rng = random.Random(run.seed)
         self.order: list[int] = []
         self.micro = 1
-        self.step, self.seen, self.best = 0, 0, checkpoint.Best(-math.inf, -1, [])
+        self.step, self.bad, self.best = 0, 0, checkpoint.Best(-math.inf, -1, [])
         self.first_loss: float | None = None
         self.smooth = 0.0
         self.cost = flops_per_token(what)
 
     def go(self) -> Fit:
-        torch.manual_seed(self.run.seed)
         planned = self._plan()
+        torch.manual_seed(self.run.seed)
         resumed = checkpoint.load(self.run.workdir, self) if self.run.workdir else False
         every = max(1, planned // LOOKS)
-        last_saved, bad = time.monotonic(), 0
+        last_saved = time.monotonic()
         if not resumed:
             self._look(planned)
         while self.step < planned:
@@ -91,8 +91,8 @@ class _Loop:
             if self.run.tell:
                 self.run.tell(self.step, planned, loss)
             if self.step % every == 0 or self.step == planned:
-                bad = 0 if self._look(planned, loss) else bad + 1
-                if bad >= PATIENCE and self.keep_best:
+                self.bad = 0 if self._look(planned, loss) else self.bad + 1
+                if self.bad >= PATIENCE and self.keep_best:
                     break
             if self.run.workdir and time.monotonic() - last_saved > checkpoint.EVERY_SECONDS:
                 checkpoint.save(self.run.workdir, self)
@@ -118,7 +118,7 @@ class _Loop:
         before = [p.detach().clone() for p in self.what.parameters.values()]
         started = time.perf_counter()
         for _ in range(3):
-            self._forward_backward(self._next())
+            self._gradients(self._next())
         each = (time.perf_counter() - started) / 3
         for p, value in zip(self.what.parameters.values(), before, strict=True):
             p.grad = None
@@ -142,17 +142,7 @@ class _Loop:
         at = (self.step + 1) / warm if self.step < warm else (planned - self.step) / max(1, planned - warm)
         for group in self.optimizer.param_groups:
             group["lr"] = group["top"] * min(1.0, at)
-        rows = self._next()
-        try:
-            loss = self._forward_backward(rows)
-        except RuntimeError as error:
-            if self.micro > 1 or len(rows) == 1 or not _out_of_memory(error):
-                raise
-            self.micro = 2
-            if self.run.say:
-                self.run.say(f"out of memory with {len(rows)} examples a step: going on with {-(-len(rows) // 2)} at a time, same result")
-            self.optimizer.zero_grad()
-            loss = self._forward_backward(rows)
+        loss = self._gradients(self._next())
         self._guard(loss)
         self.accelerator.clip_grad_norm_(list(self.what.parameters.values()), 1.0)
         self.optimizer.step()
@@ -160,6 +150,19 @@ class _Loop:
         if self.what.after_step:
             self.what.after_step()
         return loss
+
+    def _gradients(self, rows: list[Item]) -> float:
+        """Loss and gradients of a step; where memory does not suffice, in two halves from then on."""
+        try:
+            return self._forward_backward(rows)
+        except RuntimeError as error:
+            if self.micro > 1 or len(rows) == 1 or not _out_of_memory(error):
+                raise
+        self.micro = 2  # outside the handler, which would hold on to the memory of what failed
+        if self.run.say:
+            self.run.say(f"out of memory with {len(rows)} examples a step: going on with {-(-len(rows) // 2)} at a time, same result")
+        self.optimizer.zero_grad()
+        return self._forward_backward(rows)
 
     def _forward_backward(self, rows: list[Item]) -> float:
         part = -(-len(rows) // self.micro)
@@ -192,6 +195,8 @@ class _Loop:
         """Score dev; keep the state if it is the best so far. Returns whether it is."""
         value, seen = self._dev_value() if self.what.task.dev else (float(self.step), {})  # without dev the last state counts as the best
         self.run.curve.append({"step": self.step, "steps": planned, "loss": loss, "dev_score": None, "dev_loss": None, **seen})
+        if math.isnan(value):
+            raise Diverged(f"training: the dev value is not a number at step {self.step}. Lower the learning rate.")
         if value <= self.best.dev:
             return False
         copies = [p.detach().clone() for p in self.what.parameters.values()] if self.keep_best else []
@@ -208,7 +213,7 @@ class _Loop:
             right = sum(SCORERS[task.metric].score(a.output, e, task) for a, e in zip(answers, dev, strict=True)) / len(dev)
             sure = sum(a.logprobs[a.choices.index(e.answer)] for a, e in zip(answers, dev, strict=True) if a.logprobs and a.choices) / len(dev)
             return right + 1e-3 * max(sure, -100.0), {"dev_score": right, "dev_loss": -sure}
-        loss = self._dev_loss(items(self.what.start, task, list(task.dev)[:DEV_GENERATE]))
+        loss = self._dev_loss(items(self.what.start, task, list(task.dev)[:DEV_GENERATE], reserve=self.what.soft()))
         return -loss, {"dev_loss": loss}
 
     def _dev_loss(self, rows: Sequence[Item]) -> float:

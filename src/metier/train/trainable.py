@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from metier.delta import Delta, New
 from metier.model import Change, InputChange, Specialist, WeightChange
-from metier.model.causal import attention_mask, takes_positions
+from metier.model.ability import ability, attention_mask
 from metier.model.encoder import HEAD, label_head, pooled
 from metier.task import Task
 from metier.train.items import IGNORE, Batch
@@ -90,7 +90,7 @@ class Trainable:
             inputs, labels = _with_prefix(inputs, labels, prefix, model)
         elif batch.visible is not None:
             inputs["attention_mask"] = attention_mask(batch.visible, model)
-        hidden = model.base_model(**inputs, use_cache=False).last_hidden_state if _plain_head(model) else None
+        hidden = model.base_model(**inputs, use_cache=False).last_hidden_state if ability(model).plain_head else None
         counted = labels[:, 1:] != IGNORE
         targets = labels[:, 1:][counted]
         if hidden is not None:  # the vocabulary is only looked at where something is learnt
@@ -104,9 +104,14 @@ class Trainable:
         parts = [p for p in (fixed, self.prefix) if p is not None]
         return torch.cat(parts) if parts else None
 
+    def soft(self) -> int:
+        """Length of the soft prompts that are read before every example, the trained one among them."""
+        prefix = self._prefix()
+        return 0 if prefix is None else prefix.shape[0]
+
     def can_pack(self) -> bool:
-        """Whether examples may share rows: causal, no soft prompt, and a model that takes positions."""
-        causal = self.start.base.family == "causal" and takes_positions(self.start.base.model)
+        """Whether examples may share rows: causal, no soft prompt, and a model that obeys masks and positions."""
+        causal = self.start.base.family == "causal" and ability(self.start.base.model).trees
         return causal and self.prefix is None and self.start.prefix() is None
 
 
@@ -141,16 +146,6 @@ def _fixed_head(start: Specialist) -> Sequence[Tensor]:
     if head is None:
         raise ValueError("an encoder needs a head to be trained")
     return head.weight.to(start.base.device), head.bias.to(start.base.device)
-
-
-def _plain_head(model: Any) -> bool:
-    """Whether logits are just the output layer of the last hidden states (no scaling or capping of logits)."""
-    config = model.config
-    special = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier_scale", "word_embed_proj_dim")
-    if any(getattr(config, name, None) not in (None, 0, 1, 1.0) for name in special if name != "word_embed_proj_dim"):
-        return False
-    out = model.get_output_embeddings()
-    return isinstance(out, nn.Linear) and out.in_features == config.hidden_size and getattr(config, "word_embed_proj_dim", config.hidden_size) == config.hidden_size
 
 
 def _with_prefix(inputs: dict[str, Tensor], labels: Tensor, prefix: Tensor, model: Any) -> tuple[dict[str, Tensor], Tensor]:

@@ -85,7 +85,9 @@ def injected(model: Any, config: Any) -> Iterator[nn.Module]:
     try:
         tuner = peft.get_peft_model(model, config)
     except ValueError as error:
-        raise UserError(f"lora: targets {config.target_modules!r} match no linear map of this base. Name ends of its module names.") from error
+        raise UserError(
+            f"lora: targets {config.target_modules!r} match no linear map of this base. Name ends of its module names."
+        ) from error
     try:
         yield tuner
     finally:

@@ -94,9 +94,10 @@ def lt_sft(start: Specialist, task: Task, settings: Settings, run: Run) -> Weigh
         with torch.no_grad():
             for name, p in parameters.items():
                 p.copy_(before[name])
+        what, second = trainable(masks, task), run.part(0.5, "sparse")
         with masked(parameters, masks):
-            what = trainable(masks, task)
-            found = fit(what, run.part(0.5, "sparse"), **options)
+            found = fit(what, second, **options)
+        run.curve += second.curve
         run.spent.trainable = count + sum(p.numel() for n, p in what.parameters.items() if n not in parameters)
         return found.change  # type: ignore[return-value]
 

@@ -1,0 +1,95 @@
+"""An answer's tokens are those that follow the prompt's in the whole text, as lm-evaluation-harness takes them."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from metier.model import Base
+from tests.model.architectures import base
+
+TEXT = (
+    "Once upon a time there was a little dog named Rex. He liked to run and to play with the red ball.",
+    "Question: What is 17 + 25?\nAnswer: 42\n\nQuestion: Where is Oslo?\nAnswer: Norway",
+    "Satz: Der Bär läuft über die Straße. Gefühl: schön — naïve café, 東京タワー, 🙂 done",
+    "def f(x):\n    return x*2  # doubled\n",
+)
+ANSWERS = ("yes", "positive", "New York", "42", "-3.5", "東京", "a", "Bär", "None of the above.", "x*2", "card_arrival", "🙂")
+ENDS = ("Answer:", "Q: what?\nA:", "Label ->", "\n", "the", "word\n\n", ":", "é", "\t", "!")
+
+
+def byte_level() -> Any:
+    inner = Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    inner.train_from_iterator(TEXT, trainers.BpeTrainer(vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
+    return PreTrainedTokenizerFast(tokenizer_object=inner)
+
+
+def sentencepiece() -> Any:
+    """Llama 2's way: BPE over the whole text, a space before it and for every space a mark, bytes for the unknown."""
+    inner = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    inner.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    special = ["<unk>", "<s>", "</s>", *[f"<0x{i:02X}>" for i in range(256)]]
+    inner.train_from_iterator(TEXT, trainers.BpeTrainer(vocab_size=600, special_tokens=special, show_progress=False))
+    inner.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="</s>")
+
+
+def unigram() -> Any:
+    """T5's way."""
+    inner = Tokenizer(models.Unigram())
+    inner.pre_tokenizer = pre_tokenizers.Metaspace()
+    inner.decoder = decoders.Metaspace()
+    inner.train_from_iterator(TEXT, trainers.UnigramTrainer(vocab_size=220, special_tokens=["</s>", "<unk>"], unk_token="<unk>", show_progress=False))
+    return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>")
+
+
+def word_piece() -> Any:
+    inner = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    inner.normalizer = normalizers.BertNormalizer()
+    inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    inner.train_from_iterator(TEXT, trainers.WordPieceTrainer(vocab_size=300, special_tokens=["[UNK]", "[CLS]", "[SEP]"], show_progress=False))
+    inner.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)])
+    return PreTrainedTokenizerFast(tokenizer_object=inner)
+
+
+def check(tokenizer: Any) -> None:
+    made = Base("x", "causal", base("llama").model, tokenizer, "", 4096)
+    draw = random.Random(0)
+    words = " ".join(TEXT).split(" ")
+    for end in ENDS:
+        for _ in range(6):
+            prompt = " ".join(draw.choices(words, k=draw.randrange(40))) + " " + end
+            for answer in ANSWERS:
+                before = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+                whole = tokenizer(f"{prompt} {answer}", add_special_tokens=False)["input_ids"]
+                assert made.encode_answer(prompt, answer, separator=" ") == whole[len(before) :], (prompt, answer)
+
+
+@pytest.mark.parametrize("make", [byte_level, sentencepiece, unigram, word_piece])
+def test_as_in_the_whole_text(make: Any) -> None:
+    check(make())
+
+
+def test_of_a_real_model(shared: Path) -> None:
+    folder = shared / "models" / "stories3M"
+    if not folder.is_dir():
+        pytest.skip(f"no {folder}")
+    check(AutoTokenizer.from_pretrained(folder))
+
+
+def test_the_end() -> None:
+    made = base("llama")
+    assert made.encode_answer("ab", "c", separator=" ", end=True) == [*made.encode_answer("ab", "c", separator=" "), 2]
+    assert made.encode_answer("ab", "c", separator="") == made.encode("c")
+
+
+def test_a_decoder_of_its_own_starts_with_the_answer() -> None:
+    made = base("t5")
+    assert made.encode_answer("ab", "cd", separator=" ", end=True) == [*made.encode("cd", special=False), 2]
