@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from metier.errors import UserError
+from metier.errors import Unwritable, UserError
 
 _REASONS = {
     errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up", errno.EFBIG: "the file is larger than allowed here",
@@ -80,9 +80,8 @@ def writable(target: Path, *, need_bytes: int = 0) -> None:
     place = next(p for p in (target, *target.absolute().parents) if p.exists())
     if not place.is_dir():
         raise UserError(f"{target}: {place} is a file, so nothing can be written below it. Choose another folder with -o.")
-    with _explained(target):
-        with tempfile.TemporaryFile(dir=place):
-            pass
+    with _explained(target), tempfile.TemporaryFile(dir=place):
+        pass
     free = shutil.disk_usage(place).free
     if free < need_bytes:
         raise UserError(f"{target}: {free / 1e9:.1f} GB free on this disk, about {need_bytes / 1e9:.1f} GB needed. Free some or choose -o elsewhere.")
@@ -128,7 +127,7 @@ def _explained(target: Path) -> Iterator[None]:
         yield
     except Exception as error:
         if reason := _reason(error):
-            raise UserError(f"{target}: {reason}. Free space or choose another folder with -o.") from error
+            raise Unwritable(f"{target}: {reason}. Free space or choose another folder with -o.") from error
         raise
 
 

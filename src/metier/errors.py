@@ -14,6 +14,10 @@ class UserError(ValueError):
     """Something the user gave cannot be used; the message says what, where and what to do."""
 
 
+class Unwritable(UserError):
+    """A result cannot be written: a full disk, a folder without permission."""
+
+
 class KeyMismatch(UserError):
     """A change names tensors or modules that the base does not have."""
 

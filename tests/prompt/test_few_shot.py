@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,9 @@ from metier.contract import check_method
 from metier.errors import BaseMismatch, UserError
 from metier.model import Specialist, load_base
 from metier.model import change as changes_on_disk
-from metier.prompt.exemplars import Exemplars, Lexical
+from metier.model.known import SLACK, Known
+from metier.prompt.exemplars import Exemplars
 from metier.prompt.few_shot import Settings, few_shot, in_turn
-from metier.prompt.known import SLACK, Known
 from metier.task import Example, Prompt, Task
 from metier.train import Run
 
@@ -87,23 +86,6 @@ def test_bm25_takes_the_most_alike_and_puts_it_last() -> None:
     query = Example("q", {"text": "red boat"}, "warm")
     assert [q for q, _ in shown(made(task, pick="bm25", shots=2), task, query)] == ["a red hat", "a red red boat"]
     assert [q for q, _ in shown(made(task, pick="bm25", shots=2, order="best-first"), task, query)] == ["a red red boat", "a red hat"]
-
-
-@given(
-    st.lists(st.lists(st.sampled_from(["ab", "cd", "ef", "gh"]), max_size=5), min_size=1, max_size=6),
-    st.lists(st.sampled_from(["ab", "cd", "zz"])),
-)
-def test_lexical_is_bm25(texts: list[list[str]], query: list[str]) -> None:
-    n, mean = len(texts), sum(map(len, texts)) / len(texts)
-    naive = [
-        sum(
-            math.log(1 + (n - df + 0.5) / (df + 0.5)) * text.count(t) / (text.count(t) + 1.5 * (0.25 + 0.75 * len(text) / mean))
-            for t in query
-            if t in text and (df := sum(t in other for other in texts))
-        )
-        for text in texts
-    ]
-    assert Lexical([" ".join(t) for t in texts])(" ".join(query)).tolist() == pytest.approx(naive, abs=1e-5)
 
 
 def test_nearest_is_the_argmax_of_cosines() -> None:
@@ -203,12 +185,6 @@ def test_no_text_has_more_tokens_than_bytes(text: str) -> None:
     assert count <= len(text.encode()) + SLACK
     longest = max(len(base.encode_answer(text, c, separator=" ")) for c in task.choices)
     assert known.fits(prompt, task.dev[0], task) == (count + longest <= 100)
-
-
-def test_both_rooms_know_a_base_alike() -> None:
-    """One method room may not import another; until what they share has a place below both, it is held equal here."""
-    one, other = (Path(__file__).parents[2] / "src" / "metier" / room / "known.py" for room in ("prompt", "retrieve"))
-    assert one.read_text() == other.read_text()
 
 
 # --- the edges -----------------------------------------------------------------------------------------------------------

@@ -10,8 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metier.retrieve.index import K1, B, Lexical, Passage, fuse, passages, ranking, terms
+from metier.retrieve.index import Passage, fuse, passages, ranking
 from metier.task import Document
+from metier.task.lexical import K1, B, Lexical, terms
 
 WORDS = st.lists(st.sampled_from(["oslo", "rome", "lima", "a", "the", "東", "京"]), max_size=8)
 

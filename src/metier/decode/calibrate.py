@@ -8,13 +8,13 @@ Units:       T, factor, between 0.05 and 20; log-probabilities in nats.
 Randomness:  none.
 Cost:        three prompts (contextual), one pass over dev (temperature); nothing at inference.
 Deviations:  q is p / p_cf normalised, where the paper takes a softmax of it (same choice, but a distribution that can be judged);
-             a content-free input that leaves the prompt without tokens is left out; on a task of other choices (a retained one)
-             p_cf does not apply and only T does.
+             on a task of other choices (a retained one) p_cf does not apply and only T does.
 Errors:      UserError where choices differ from example to example or no field is a text (contextual), or dev is empty (temperature).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self
@@ -26,7 +26,6 @@ from metier import check
 from metier.errors import UserError
 from metier.method import About
 from metier.model import OutputChange, Specialist
-from metier.model.encoder import encode_text
 from metier.task import Example, Task
 from metier.train import Run
 
@@ -99,14 +98,7 @@ def _prior(start: Specialist, task: Task) -> Tensor:
     empty = [Example(f"content-free-{i}", fields, task.choices[0]) for i, fields in enumerate(blanks)]
     if empty[0].fields == rows[0].fields:
         raise UserError(f"calibrate: task {task.name} has no text field that could be emptied. Say kind='temperature'.")
-    read = [e for e in empty if _ids(start, task, e)]
-    return torch.stack([s.double().exp() for s in start.choose(task, read)]).mean(0).log().float()
-
-
-def _ids(start: Specialist, task: Task, example: Example) -> list[int]:
-    if start.base.family == "encoder":
-        return encode_text(start.base, start.text(task, example))["input_ids"]
-    return start.base.encode_prompt(start.prompt(task, example))[1]
+    return (torch.stack(start.choose(task, empty)).double().logsumexp(0) - math.log(len(empty))).float()
 
 
 def _blank(value: Any, text: str) -> Any:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
-from metier.errors import UserError
+from metier.errors import UserError, out_of_memory
 from metier.evaluate.record import Record
-from metier.model import Specialist
+from metier.model import Answer, Specialist
 from metier.task import Example, Task
 from metier.task.score import SCORERS
 
+log = logging.getLogger(__name__)
 TAIL = 200
+AT_ONCE = 4  # examples, where memory did not suffice for larger batches
 
 
 def measure(specialist: Specialist, task: Task, *, split: str = "test", seed: int = 0, limit: int | None = None, role: str | None = None) -> list[Record]:
@@ -23,7 +26,7 @@ def measure(specialist: Specialist, task: Task, *, split: str = "test", seed: in
         raise UserError(f"task {task.name}: its {split} split is empty. Give one, or choose another split.")
     scorer = SCORERS[task.metric]
     records = []
-    for example, answer in zip(examples, specialist.answer(task, examples, seed=seed), strict=True):
+    for example, answer in zip(examples, _answers(specialist, task, examples, seed), strict=True):
         records.append(
             Record(
                 example=example.id, digest=example.digest(), task=task.name, split=role or split, output=answer.output, target=example.target,
@@ -34,6 +37,17 @@ def measure(specialist: Specialist, task: Task, *, split: str = "test", seed: in
             )
         )  # fmt: skip
     return records
+
+
+def _answers(specialist: Specialist, task: Task, examples: Sequence[Example], seed: int) -> list[Answer]:
+    """The answers; where memory does not suffice, tried once more with few examples at a time, and said aloud."""
+    try:
+        return specialist.answer(task, examples, seed=seed)
+    except (RuntimeError, MemoryError) as error:
+        if len(examples) <= AT_ONCE or not out_of_memory(error):
+            raise
+    log.warning("out of memory while %d examples of %s were answered: going on with %d at a time.", len(examples), task.name, AT_ONCE)
+    return [a for i in range(0, len(examples), AT_ONCE) for a in specialist.answer(task, examples[i : i + AT_ONCE], seed=seed)]
 
 
 def reading_flops(specialist: Specialist, records: Sequence[Record]) -> float:

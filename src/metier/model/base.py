@@ -6,7 +6,6 @@ a folder in Hugging Face form, or a hub name.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import importlib.util
 import json
@@ -17,6 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from metier import check
 from metier.errors import UserError, nearest
 from metier.model.change import no_grad_module
 from metier.task import Prompt
@@ -33,6 +33,7 @@ class Base:
     max_length  how many tokens it can read at once
     chat        whether prompts go through the tokenizer's chat template
     truncate    whether prompts longer than max_length lose their beginning (else they are an error)
+    parameters  how many it has, tied ones once; counted at rest, for adapters come and go
     """
 
     name: str
@@ -44,7 +45,11 @@ class Base:
     chat: bool = False
     truncate: bool = False
     path: str = ""
+    parameters: int = field(init=False, default=0)
     _tails: dict[tuple[str, str], list[int]] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        self.parameters = sum(p.numel() for p in self.model.parameters()) if isinstance(self.model, nn.Module) else 0
 
     @property
     def device(self) -> torch.device:
@@ -60,11 +65,6 @@ class Base:
     def hidden(self) -> int:
         """Width of the hidden states."""
         return int(self.model.get_input_embeddings().weight.shape[1])  # type: ignore[operator, union-attr]
-
-    @functools.cached_property
-    def parameters(self) -> int:
-        """Number of parameters, tied ones once."""
-        return sum(p.numel() for p in self.model.parameters())
 
     @property
     def start(self) -> int:
@@ -117,8 +117,9 @@ def load_base(
     """Load a base by name or path. Raises UserError where it is missing, not a model, or has no tokenizer."""
     if isinstance(name, Base):
         return name
-    if dtype not in DTYPES:
-        raise UserError(f"dtype: unknown value {dtype!r}.{nearest(dtype, DTYPES)}")
+    check.one_of("dtype", dtype, DTYPES)
+    if family is not None:
+        check.one_of("family", family, ("causal", "seq2seq", "encoder"))
     from transformers import AutoConfig, AutoTokenizer
 
     path = _resolve(str(name))

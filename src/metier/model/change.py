@@ -63,6 +63,9 @@ class InputChange(Change):
         """The prompt as the changed model is shown it."""
         return prompt
 
+    def bind(self, base: Base) -> None:
+        """Called with the base that a loaded change is put on, so that none has to be loaded again."""
+
     def prefix(self) -> Tensor | None:
         """Embeddings read before everything else: (n, hidden), or None."""
         return None

@@ -165,7 +165,11 @@ class Specialist:
         found = load_base(base if base is not None else name, **options)
         if found.fingerprint != fingerprint:
             raise BaseMismatch(f"{place}: made from base {fingerprint[:16]}, not {found.fingerprint[:16]} ({found.name}). Give the base it was made from.")
-        return cls(found, tuple(changes_on_disk.load(place / n, base=found.fingerprint) for n in names))
+        changes = tuple(changes_on_disk.load(place / n, base=found.fingerprint) for n in names)
+        for change in changes:
+            if isinstance(change, InputChange):
+                change.bind(found)
+        return cls(found, changes)
 
     def _of(self, kind: type[Any]) -> list[Any]:
         return [c for c in self.changes if isinstance(c, kind)]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import logging
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -13,9 +11,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from metier.model import InputChange
-from metier.prompt.known import Known
+from metier.model import Base, InputChange
+from metier.model.known import Known
 from metier.task import Example, Prompt, Task
+from metier.task.lexical import Lexical
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +54,10 @@ class Exemplars(InputChange):
             shown.pop()
         return shown
 
+    def bind(self, base: Base) -> None:
+        """See `InputChange.bind`."""
+        self.base.bind(base)
+
     def _with(self, prompt: Prompt, shown: Sequence[int]) -> Prompt:
         pairs = [(self.pool[i].query, self.pool[i].answer) for i in (reversed(shown) if self.order == "best-last" else shown)]
         return prompt.with_(exemplars=(*prompt.exemplars, *pairs))
@@ -62,7 +65,7 @@ class Exemplars(InputChange):
     def ranking(self, query: str) -> list[int]:
         """Positions in the pool, best first; equal ones in the pool's order."""
         if self.pick == "bm25":
-            scores = self._lexical(query)
+            scores = torch.from_numpy(self._lexical.scores(query))
         elif self.vectors is not None:
             scores = self.vectors @ self.base.embed([query])[0]
         else:
@@ -88,26 +91,3 @@ class Exemplars(InputChange):
         """See `Change.from_state`."""
         pool = tuple(Solved(*row) for row in facts["pool"])
         return cls(pool, Known(**facts["base"]), facts["shots"], facts["pick"], facts["order"], tensors.get("vectors"))
-
-
-class Lexical:
-    """BM25 of a query over texts (bm25s, as in Lucene)."""
-
-    def __init__(self, texts: Sequence[str]) -> None:
-        import bm25s
-
-        logging.getLogger("bm25s").setLevel(logging.WARNING)  # its import sets DEBUG
-        held = [_terms(t) for t in texts]
-        self.size, self.known = len(texts), {t for row in held for t in row}
-        self.index = bm25s.BM25(method="lucene", backend="numpy")
-        if self.known:
-            self.index.index(held, show_progress=False)
-
-    def __call__(self, query: str) -> Tensor:
-        """(texts,) float32; 0 where a text shares no term with the query."""
-        asked = [t for t in _terms(query) if t in self.known]
-        return torch.from_numpy(self.index.get_scores(asked)) if asked else torch.zeros(self.size)
-
-
-def _terms(text: str) -> list[str]:
-    return re.findall(r"\w+", text.lower())

@@ -27,8 +27,8 @@ from metier import check
 from metier.errors import UserError
 from metier.method import About
 from metier.model import Specialist
+from metier.model.known import Known
 from metier.prompt.exemplars import Exemplars, Solved
-from metier.prompt.known import Known
 from metier.task import Example, Task
 from metier.train import Run
 

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from metier.task import Document
+from metier.task.lexical import ALONE
 
-_ALONE = "぀-ヿ㐀-䶿一-鿿豈-﫿"  # kana and Han characters: written without spaces, so each counts as a word
-_WORD = re.compile(rf"[{_ALONE}]|[^\s{_ALONE}]+")
-_TERM = re.compile(rf"[{_ALONE}]|[^\W{_ALONE}]+")
-K1, B = 1.5, 0.75  # BM25's saturation and length correction: what Lucene's users and bm25s take
+_WORD = re.compile(rf"[{ALONE}]|[^\s{ALONE}]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,33 +41,6 @@ def passages(documents: Iterable[Document], *, words: int, overlap: int) -> list
             text = document.text[held[0][0] : held[-1][1]]
             made.append(Passage(document.id, part, f"{document.title}: {text}" if document.title else text))
     return sorted(made, key=lambda p: (p.document, p.part))
-
-
-def terms(text: str) -> list[str]:
-    """What BM25 matches: lower-case words of letters and digits, and single Chinese and Japanese characters."""
-    return _TERM.findall(text.lower())
-
-
-class Lexical:
-    """BM25 over texts, by bm25s: sum over the query's terms of idf(t) tf / (tf + K1 (1 - B + B length / mean length)).
-
-    idf(t) = ln(1 + (n - df + 1/2) / (df + 1/2)), as in Lucene; a term that the query repeats counts each time.
-    """
-
-    def __init__(self, texts: Sequence[str]) -> None:
-        import bm25s
-
-        logging.getLogger("bm25s").setLevel(logging.WARNING)  # its import sets DEBUG
-        held = [terms(t) for t in texts]
-        self.size, self.known = len(texts), {t for row in held for t in row}
-        self.index = bm25s.BM25(k1=K1, b=B, method="lucene", backend="numpy")
-        if self.known:
-            self.index.index(held, show_progress=False)
-
-    def scores(self, query: str) -> Tensor:
-        """(texts,) float32; 0 where a text shares no term with the query."""
-        asked = [t for t in terms(query) if t in self.known]
-        return torch.from_numpy(self.index.get_scores(asked)) if asked else torch.zeros(self.size)
 
 
 def ranking(scores: Tensor, *, above: float = -math.inf) -> list[int]:

@@ -8,12 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+import torch
 from torch import Tensor
 
-from metier.model import InputChange
-from metier.retrieve.index import Lexical, Passage, fuse, ranking
-from metier.retrieve.known import Known
+from metier.model import Base, InputChange
+from metier.model.known import Known
+from metier.retrieve.index import Passage, fuse, ranking
 from metier.task import Example, Prompt, Task
+from metier.task.lexical import Lexical
 
 DEPTH = 100  # how far down each ranking fusion looks
 
@@ -46,6 +48,12 @@ class Passages(InputChange):
             shown.pop()
         return shown
 
+    def bind(self, base: Base) -> None:
+        """See `InputChange.bind`."""
+        for known in (self.base, self.encoder):
+            if known is not None:
+                known.bind(base)
+
     def _with(self, prompt: Prompt, shown: Sequence[int]) -> Prompt:
         texts = [self.found[i].text for i in (reversed(shown) if self.order == "best-last" else shown)]
         return prompt.with_(passages=(*prompt.passages, *texts))
@@ -54,7 +62,7 @@ class Passages(InputChange):
         """Positions of the `count` best passages, best first."""
         lists = []
         if self.retriever != "dense":
-            lists.append(ranking(self._lexical.scores(query), above=0.0))
+            lists.append(ranking(torch.from_numpy(self._lexical.scores(query)), above=0.0))
         if self.encoder is not None and self.vectors is not None:
             lists.append(ranking(self.vectors @ self.encoder.embed([query])[0]))
         merged = fuse([ranked[:DEPTH] for ranked in lists]) if len(lists) > 1 else lists[0]

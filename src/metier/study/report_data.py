@@ -57,7 +57,8 @@ def build_report(out: Path) -> dict[str, Any]:
     """The report of OUT (plan.json and trials/*/). Raises UserError for a folder that is no study or a damaged file."""
     out = Path(out)
     plan = read_json(out / "plan.json")
-    trials = read_trials(out)
+    wanted = set(plan.get("trials") or [])  # the folder may hold trials of other arguments too
+    trials = [t for t in read_trials(out) if not wanted or t.folder.name in wanted]
     tasks = [_task(task, plan, [t for t in trials if t.meta["task"] == task["name"]]) for task in plan["tasks"]]
     copied = {key: plan.get(key) for key in ("created", "command", "base", "machine", "versions", "budget", "estimate")}
     report = {

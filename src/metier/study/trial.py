@@ -8,6 +8,7 @@ import itertools
 import json
 import math
 import platform
+import shutil
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -18,7 +19,7 @@ from typing import Any
 import torch
 
 from metier import atomic
-from metier.errors import Diverged, UserError
+from metier.errors import Diverged, Failed, Unwritable, UserError, out_of_memory
 from metier.evaluate.measuring import measure, reading_flops
 from metier.evaluate.record import Record, write_records
 from metier.method import Method, find
@@ -31,6 +32,7 @@ from metier.train import Budget, Run
 DEV_LIMIT = 100
 GAP_EXAMPLES = 8
 SEARCH_SHARE = 0.5
+WORK = ".work"  # in a study's trials: checkpoints of those that are not done
 Tell = Callable[[str], None]
 
 
@@ -73,35 +75,55 @@ class Job:
         return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:24]
 
 
-def run_trial(job: Job, base: Base, out: Path, *, tell: Tell | None = None) -> dict[str, Any]:
+def run_trial(job: Job, base: Base, out: Path, *, tell: Tell | None = None, say: Tell | None = None) -> dict[str, Any]:
     """Run the trial and write its folder, or read it where it is finished. Returns trial.json's content.
 
-    A method that does not apply, or fails, is a result too; only an interrupt gets through.
+    A method that does not apply, or fails, is a result too; only an interrupt and a disk that cannot be written get through.
+    `tell` hears what is being done, `say` what a person must know (it is kept in the card's `remarks` too).
     """
     key = job.key(base)
-    place = out / "trials" / key
-    if (place / "trial.json").exists():
-        done = json.loads((place / "trial.json").read_text(encoding="utf-8"))
-        if done["status"] != "failed":
-            return done
+    place, work = out / "trials" / key, out / "trials" / WORK / key
+    if (done := finished(place)) is not None:
+        return done
     card: dict[str, Any] = {
         "key": key, "method": job.method, "task": job.task.name, "seed": job.seed, "budget": str(job.budget), "precision": job.precision, "error": None,
         "base": {"name": base.name, "fingerprint": base.fingerprint, "family": base.family}, "versions": versions(), "status": "done",
-        "places": [find(p).about.place for p in job.parts], "papers": sorted({r for p in job.parts for r in find(p).about.papers}),
+        "places": [find(p).about.place for p in job.parts], "papers": sorted({r for p in job.parts for r in find(p).about.papers}), "remarks": [],
     }  # fmt: skip
+
+    def remark(text: str) -> None:
+        card["remarks"].append(f"{job.task.name} {job.method} seed {job.seed}: {text}")
+        if say is not None:
+            say(card["remarks"][-1])
+
     reason = inapplicable(job, base)
     with atomic.folder(place) as draft:
         if reason:
             card |= {"status": "not-applicable", "error": reason}
         else:
             try:
-                _Trial(job, base, draft, out / "work" / key, card, tell or (lambda _: None)).go()
-            except (UserError, Diverged) as error:
+                _Trial(job, base, draft, work, card, tell or (lambda _: None), remark).go()
+            except Unwritable:
+                raise
+            except (UserError, Failed) as error:
                 card |= {"status": "failed", "error": str(error)}
             except Exception as error:
-                card |= {"status": "failed", "error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+                text = "out of memory, also with a smaller batch" if out_of_memory(error) else f"{type(error).__name__}: {error}"
+                card |= {"status": "failed", "error": text, "traceback": traceback.format_exc()}
         atomic.write_json(draft / "trial.json", card)
+    shutil.rmtree(work, ignore_errors=True)
     return card
+
+
+def finished(place: Path) -> dict[str, Any] | None:
+    """trial.json of a trial's folder, or None where it is not there or failed (a failed trial is tried again)."""
+    try:
+        card: dict[str, Any] = json.loads((place / "trial.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{place / 'trial.json'}: not valid JSON ({error}). Delete the folder {place} and run the study again.") from error
+    return card if card["status"] != "failed" else None
 
 
 def inapplicable(job: Job, base: Base) -> str | None:
@@ -122,8 +144,8 @@ def inapplicable(job: Job, base: Base) -> str | None:
 
 
 class _Trial:
-    def __init__(self, job: Job, base: Base, draft: Path, work: Path, card: dict[str, Any], tell: Tell) -> None:
-        self.job, self.base, self.draft, self.work, self.card, self.tell = job, base, draft, work, card, tell
+    def __init__(self, job: Job, base: Base, draft: Path, work: Path, card: dict[str, Any], tell: Tell, say: Tell) -> None:
+        self.job, self.base, self.draft, self.work, self.card, self.tell, self.say = job, base, draft, work, card, tell, say
         self.search: list[dict[str, Any]] = []
         self.settings: dict[str, Any] = {}
         self.seconds = {"seconds_search": 0.0, "seconds_train": 0.0, "seconds_evaluate": 0.0}
@@ -149,7 +171,7 @@ class _Trial:
             "cost": self.seconds | {
                 "peak_bytes": peak_bytes(), "flops_train": spent.flops or None, "flops_evaluate": reading_flops(specialist, test),
                 "trainable_parameters": spent.trainable, "stored_bytes": sum(c.stored_bytes() for c in specialist.changes),
-                "search_trials": len(self.search), "examples_seen": spent.examples,
+                "search_trials": sum(r["seconds"] > 0 for r in self.search), "examples_seen": spent.examples,
                 "tokens_in_per_answer": sum(r.tokens_in for r in test) / len(test), "tokens_out_per_answer": sum(r.tokens_out for r in test) / len(test),
             },
         }  # fmt: skip
@@ -160,15 +182,15 @@ class _Trial:
         candidates = _candidates(method, given) if task.dev else [given]
         trains, made = method.about.trains, None
         if len(candidates) > 1:
-            chosen, made = self._search(i, method, candidates, start, task)
+            chosen, made = self._search(i, part, candidates, start, task)
         else:
             chosen = candidates[0]
         if made is None:
             share = 1 - SEARCH_SHARE if trains and len(candidates) > 1 else 1.0
             started = time.perf_counter()
             run = self.run.part(share, f"{i}-final")
-            run.workdir = self.work / f"{i}-final" if trains else None
-            run.say, run.tell = self.tell, (lambda step, steps, loss: self.tell(f"{part} step {step}/{steps}"))
+            run.workdir = self.work / f"{i}-{_digest(chosen)}" if trains else None  # a search against the clock may choose another next time
+            run.say, run.tell = self.say, (lambda step, steps, loss: self.tell(f"{part} step {step}/{steps}"))
             made = _make(method, chosen, start, task, run)
             self.run.curve += [{**point, "part": part} for point in run.curve]
             self.seconds["seconds_train"] += time.perf_counter() - started
@@ -180,29 +202,37 @@ class _Trial:
         return made
 
     def _search(
-        self, i: int, method: Method, candidates: list[dict[str, Any]], start: Specialist, task: Task
+        self, i: int, part: str, candidates: list[dict[str, Any]], start: Specialist, task: Task
     ) -> tuple[dict[str, Any], Change | None]:
-        """The candidate that scores best on dev (ties: the likelier answers, then the earlier); its change too where nothing was trained."""
+        """The candidate that scores best on dev (ties: the likelier answers, then the earlier); its change too where nothing was trained.
+
+        A budget in seconds ends the search too, after the first candidate; what was not tried is in the records.
+        """
         started, best = time.perf_counter(), (-math.inf, -math.inf)
         chosen: dict[str, Any] | None = None
         kept: Change | None = None
+        method = find(part)
         share = SEARCH_SHARE / len(candidates) if method.about.trains else 1.0
         for n, candidate in enumerate(candidates):
-            self.tell(f"{method.name} trying {n + 1}/{len(candidates)}")
-            since = time.perf_counter()
+            row: dict[str, Any] = {"method": part, "settings": candidate, "dev_score": None, "error": None, "seconds": 0.0}
+            if chosen is not None and self.run.budget.unit == "seconds" and time.perf_counter() - started > self.run.budget.amount:
+                self.search.append(row | {"error": f"not tried: the budget of {self.run.budget} was spent"})
+                continue
+            self.tell(f"{part} trying {n + 1}/{len(candidates)}")
+            since, run = time.perf_counter(), self.run.part(share, f"{i}-search-{n}")
+            run.say = self.say if method.about.trains else None  # what does not fit is said once, of what is chosen
             try:
-                change = _make(method, candidate, start, task, self.run.part(share, f"{i}-search-{n}"))
+                change = _make(method, candidate, start, task, run)
                 value = _dev_value(measure(start.then(change), task, split="dev", limit=DEV_LIMIT, seed=self.job.seed), task)
-                error = None
             except Diverged as problem:
-                value, change, error = (-math.inf, -math.inf), None, str(problem)
-            row = {"method": method.name, "settings": candidate, "dev_score": value[0] if math.isfinite(value[0]) else None, "error": error}
-            self.search.append(row | {"seconds": time.perf_counter() - since})
+                self.search.append(row | {"error": str(problem), "seconds": time.perf_counter() - since})
+                continue
+            self.search.append(row | {"dev_score": value[0] if math.isfinite(value[0]) else None, "seconds": time.perf_counter() - since})
             if value > best:
                 best, chosen, kept = value, candidate, change
         self.seconds["seconds_search"] += time.perf_counter() - started
         if chosen is None:
-            raise Diverged(f"{method.name}: training diverged with every candidate: {[c for c in candidates]}. Give a lower lr.")
+            raise Diverged(f"{part}: training diverged with every candidate, the last: {self.search[-1]['error']} Fix a lower lr with --set {part}.lr=...")
         return chosen, None if method.about.trains else kept
 
     def _measure(self, specialist: Specialist) -> dict[str, list[Record]]:
@@ -229,6 +259,10 @@ def _candidates(method: Method, given: dict[str, Any]) -> list[dict[str, Any]]:
     """Every combination of the searched settings that the user has not fixed."""
     free = {k: v for k, v in method.about.search.items() if k not in given}
     return [given | dict(zip(free, values, strict=True)) for values in itertools.product(*free.values())]
+
+
+def _digest(settings: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 
 def _dev_value(records: list[Record], task: Task) -> tuple[float, float]:

@@ -193,7 +193,7 @@ class _Loop:
 
     def _look(self, planned: int, loss: float | None = None) -> bool:
         """Score dev; keep the state if it is the best so far. Returns whether it is."""
-        value, seen = self._dev_value() if self.what.task.dev else (float(self.step), {})  # without dev the last state counts as the best
+        value, seen = self._asked() if self.what.task.dev else (float(self.step), {})  # without dev the last state counts as the best
         self.run.curve.append({"step": self.step, "steps": planned, "loss": loss, "dev_score": None, "dev_loss": None, **seen})
         if math.isnan(value):
             raise Diverged(f"training: the dev value is not a number at step {self.step}. Lower the learning rate.")
@@ -204,6 +204,17 @@ class _Loop:
         return True
 
     @torch.no_grad()
+    def _asked(self) -> tuple[float, dict[str, float]]:
+        """The dev value, without dropout."""
+        busy = [m for m in self.what.start.base.model.modules() if m.training]
+        try:
+            for module in busy:
+                module.training = False
+            return self._dev_value()
+        finally:
+            for module in busy:
+                module.training = True
+
     def _dev_value(self) -> tuple[float, dict[str, float]]:
         """(what is maximised, what the curve shows): the score with likelihood breaking ties, or minus the loss of the answers."""
         task = self.what.task
@@ -233,7 +244,8 @@ def flops_per_token(what: Trainable) -> float:
     table = base.model.get_input_embeddings().weight
     out = base.model.get_output_embeddings() if hasattr(base.model, "get_output_embeddings") else None
     read = base.parameters - table.numel() + (out.weight.numel() if out is not None and out.weight is table else 0)
-    return 2.0 * read * (1 + _depth(what)) + 2.0 * sum(p.numel() for p in what.parameters.values())
+    tied = out is not None and out.weight is table
+    return 2.0 * read * (1 + _depth(what)) + 2.0 * sum(p.numel() for p in what.parameters.values() if tied or p is not table)
 
 
 def _depth(what: Trainable) -> float:

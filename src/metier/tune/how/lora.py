@@ -7,7 +7,7 @@ Units:       rank, count; alpha, factor; dropout, fraction; lr, step size of Ada
 Randomness:  A at the start and the order of examples, by the run's seed.
 Cost:        about full tuning's time less the weight gradients; memory for rank (in + out) numbers a map.
 Deviations:  all linear maps but the output layer are adapted (the paper: query and value); an encoder's new head is trained along.
-Errors:      UserError where no linear map matches `targets`.
+Errors:      UserError where no linear map matches `targets`, or something else does (an embedding, a convolution).
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from metier.method import About
 from metier.model import Specialist, WeightChange
 from metier.task import Task
 from metier.train import Run, Trainable, fit
-from metier.train.trainable import head_entries, head_parameters, new_head
 from metier.train.moving import head_lr
+from metier.train.trainable import head_entries, head_parameters, new_head
 
 ABOUT = About(place="weights", trains=True, search={"lr": (5e-4, 2e-3, 8e-3)})
 
@@ -68,6 +68,7 @@ def lora(start: Specialist, task: Task, settings: Settings, run: Run) -> WeightC
     torch.manual_seed(run.seed)
     with start.attached() as model, injected(model, config) as tuner:
         head = new_head(start, task)
+        low_rank(tuner)  # refuses what cannot be stored before time is spent on it
         parameters = {n: p for n, p in tuner.named_parameters() if "lora_" in n}
 
         def change() -> WeightChange:
@@ -100,8 +101,10 @@ def low_rank(tuner: nn.Module) -> dict[str, Entry]:
     """The adapters' changes by the name of the base's weight; maps stored transposed (GPT-2) give the transposed factors."""
     entries: dict[str, Entry] = {}
     for name, module in tuner.named_modules():
-        if not hasattr(module, "lora_A") or not len(module.lora_A):
+        if not hasattr(module, "lora_A"):
             continue
+        if not len(module.lora_A) or module.lora_A["default"].weight.ndim != 2:
+            raise UserError(f"lora: {name.removeprefix('base_model.model.')!r} is no linear map, so its change is not low-rank. Leave it out of targets.")
         a, b = (m["default"].weight.detach().cpu().clone() for m in (module.lora_A, module.lora_B))
         scale = float(module.scaling["default"])
         weight = name.removeprefix("base_model.model.") + ".weight"

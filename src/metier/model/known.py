@@ -10,7 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from metier.errors import BaseMismatch
-from metier.model import Base, Specialist, load_base
+from metier.model.base import Base, load_base
+from metier.model.specialist import Specialist
 from metier.task import Example, Prompt, Task
 
 SLACK = 16  # tokens that a tokenizer may add to a text
@@ -47,6 +48,11 @@ class Known:
         answers = {e.answer for e in task.train} if task.kind != "rank" else set()
         longest = max((len(start.base.encode_answer(probe, a, separator=task.separator)) for a in answers), default=0)
         return cls.of(start.base, taken=0 if soft is None else len(soft), answer=longest + 1)
+
+    def bind(self, base: Base) -> None:
+        """Use a base that is in memory, if it is this one."""
+        if base.fingerprint == self.fingerprint and base.chat == self.chat:
+            self.base = base
 
     def get(self) -> Base:
         """The base. Raises BaseMismatch where its name now stands for other weights."""
