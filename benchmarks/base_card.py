@@ -62,7 +62,7 @@ class Base:
     @torch.inference_mode()
     def loss(self, text: str) -> tuple[float, int]:
         """Summed loss in nats and number of targets of one text."""
-        ids = torch.tensor([self.tokenizer(text)["input_ids"][: self.longest]])
+        ids = torch.tensor([self.tokenizer(text, truncation=True)["input_ids"]])
         logs = log_softmax(self.model(input_ids=ids).logits[0, :-1], dim=-1)
         return -logs.gather(1, ids[0, 1:, None]).sum().item(), ids.shape[1] - 1
 
@@ -145,7 +145,8 @@ def write(folder: Path, numbers: dict[str, float], limit: int) -> None:
     """Put the table into CARD.md, in place of an earlier one."""
     path = folder / "CARD.md"
     table = "\n".join(f"| {key} | {value if key.startswith('loss') else f'{100 * value:.1f} %'} |" for key, value in numbers.items())
-    section = f"{BEGIN}\n## Measured\n\nWorlds of seed 0, at most {limit} examples each, `python benchmarks/base_card.py`.\n\n| what | value |\n|---|---|\n{table}\n{END}\n"
+    how = f"Worlds of seed 0, at most {limit} examples each, `python benchmarks/base_card.py`."
+    section = f"{BEGIN}\n## Measured\n\n{how}\n\n| what | value |\n|---|---|\n{table}\n{END}\n"
     text = re.sub(rf"{BEGIN}.*{END}\n", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
     temporary = path.with_suffix(".part")
     temporary.write_text(text.replace("## Recipe", f"{section}\n## Recipe", 1), encoding="utf-8")

@@ -39,6 +39,7 @@ class About:
     needs    what the task must have: 'documents'
     search   settings searched on dev within the budget: name -> values; a method that needs none leaves it empty
     trains   whether it runs the training loop (its budget is then split between search and the final run)
+    effort   how many times the time of a plain answer one of its answers takes, about; a study's estimate is made with it
     """
 
     place: Place
@@ -48,6 +49,7 @@ class About:
     needs: tuple[str, ...] = ()
     search: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
     trains: bool = False
+    effort: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

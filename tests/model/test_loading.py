@@ -204,7 +204,7 @@ def test_wrong_options(tmp_path: Path) -> None:
     folder = written(tmp_path / "base")
     refused(folder, r"dtype: unknown value 'floot16'. Did you mean 'float16'", dtype="floot16")
     refused(folder, "no chat template", chat=True)
-    refused(folder, "base ", family="encoderr")
+    refused(folder, "family: unknown value 'encoderr'. Did you mean 'encoder'", family="encoderr")
     shutil.rmtree(folder)
     refused(folder, "no such folder")
 

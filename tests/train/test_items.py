@@ -23,7 +23,7 @@ def gradients(what: Trainable, *, pack: bool) -> tuple[float, dict[str, torch.Te
         loss = what.loss(batch) / batch.learnt
         loss.backward()
         found = {n: p.grad.clone() for n, p in what.parameters.items() if p.grad is not None}
-    return float(loss), found, len(batch.labels)
+    return float(loss.detach()), found, len(batch.labels)
 
 
 def whole(name: str) -> Trainable:

@@ -33,7 +33,7 @@ def equal(one: Fit, two: Fit) -> bool:
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "mamba", "t5", "bert"])
 def test_a_seed_gives_the_same_change(name: str) -> None:
-    one, two, other = (trained(base(name), Run(seed=s, budget=Budget(24))) for s in (3, 3, 4))
+    one, two, other = (trained(base(name), Run(seed=s, budget=Budget(24)), keep_best=False) for s in (3, 3, 4))
     assert equal(one, two)
     assert not equal(one, other)
     assert any(float(v.abs().max()) > 0 for v in values(one).values())
@@ -130,7 +130,7 @@ def test_parts_are_charged_to_one_account() -> None:
     assert run.curve == []
 
 
-@pytest.mark.parametrize("text", ["", "5", "m", "-5m", "0s", "5 days", "1e", "..s", "1.2.3s", "nan s", "5m 3s"])
+@pytest.mark.parametrize("text", ["", "5", "m", "-5m", "0s", "5 days", "1e", "..s", "1.2.3s", "nan s", "5m 3s", "1e999s"])
 def test_budgets_that_cannot_be_read(text: str) -> None:
     with pytest.raises(UserError, match="budget: cannot read"):
         Budget.parse(text)
@@ -250,12 +250,15 @@ def test_what_moves_nothing() -> None:
 
 @pytest.mark.parametrize("name", ["llama", "bert", "t5"])
 def test_bf16(name: str) -> None:
-    plain = trained(base(name), Run(budget=Budget(40)), lr=1e-3)
-    half = trained(base(name), Run(budget=Budget(40), precision="bf16"), lr=1e-3)
-    again = trained(base(name), Run(budget=Budget(40)), lr=1e-3)
+    options: dict[str, Any] = {"lr": 1e-3, "keep_best": False}
+    plain = trained(base(name), Run(budget=Budget(40)), **options)
+    half = trained(base(name), Run(budget=Budget(40), precision="bf16"), **options)
+    again = trained(base(name), Run(budget=Budget(40)), **options)
     assert equal(plain, again), "precision is the run's own, not what the run before had"
     assert not equal(plain, half)
-    assert half.dev == pytest.approx(plain.dev, abs=0.3)
+    for key, value in values(half).items():
+        assert torch.isfinite(value).all()
+        assert float((value - values(plain)[key]).abs().max()) < 0.05
 
 
 @pytest.mark.parametrize("moves", ["all", "last", "head", "bias"])

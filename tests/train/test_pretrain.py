@@ -166,6 +166,6 @@ def test_orthogonal_has_singular_values_near_one(shape):
 
 def test_halved_rows_have_the_same_targets():
     tokens, weights = torch.arange(18).reshape(2, 9), torch.arange(16.0).reshape(2, 8)
-    rows, parts = module._halve(tokens, weights)
+    rows, parts = module.halve(tokens, weights)
     before = {(t.item(), w.item()) for t, w in zip(tokens[:, 1:].flatten(), weights.flatten(), strict=True)}
     assert before == {(t.item(), w.item()) for t, w in zip(rows[:, 1:].flatten(), parts.flatten(), strict=True)}

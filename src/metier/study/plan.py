@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import math
+import logging
 import os
 import platform
 import shlex
@@ -16,12 +16,14 @@ from typing import Any
 
 import torch
 
-from metier.errors import UserError
+from metier.errors import UserError, nearest
 from metier.method import find
 from metier.model import Base, Specialist
-from metier.study.trial import DEV_LIMIT, Job, _candidates, inapplicable, versions
+from metier.study.trial import DEV_LIMIT, GAP_EXAMPLES, Job, _candidates, inapplicable, versions
 from metier.task import Task
+from metier.task.task import SPLITS
 from metier.train import Budget
+from metier.train.loop import DEV_CHOOSE, DEV_GENERATE, LOOKS
 from metier.train.precision import probe
 
 DEFAULT_METHODS = (
@@ -30,6 +32,10 @@ DEFAULT_METHODS = (
 )  # fmt: skip
 REFERENCE = "zero-shot"
 LEAST_BUDGET, EPOCHS = 2000, 3
+OVERHEAD, SAVING = 0.3, 2e-8  # seconds of a trial that are no model's, and per parameter
+CHARACTERS_PER_TOKEN = 4.0
+SPARE = 16  # tokens that special tokens and the ends of texts may add to their bytes
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,39 +87,100 @@ def make_plan(
     settings: Mapping[str, Mapping[str, Any]], precision: str | None = None,
 ) -> Plan:  # fmt: skip
     """Check everything at the door, probe the machine, and lay out the jobs: all methods with the first seed, then the next seed."""
-    chosen = _methods(methods, settings)
-    names = [t.name for t in tasks]
-    if doubled := {n for n in names if names.count(n) > 1}:
-        raise UserError(f"two tasks are named {sorted(doubled)[0]!r}. Give each a name of its own in its YAML.")
+    chosen, fixed = chosen_methods(methods, settings)
+    _named(tasks, retain)
     for task in tasks:
         if not len(task.test):
             raise UserError(f"task {task.name}: it has no test examples, so nothing could be measured. Give a test split.")
+    for task in {t.name: t for t in (*tasks, *retain)}.values():
+        fitting(base, task)
     budget = budget or Budget(max(LEAST_BUDGET, EPOCHS * max(len(t.train) for t in tasks)))
     trained = next((t for t in tasks if len(t.train) and t.kind != "rank" and not (base.family == "encoder" and t.kind == "generate")), None)
-    found, each = probe(Specialist(base), trained.sealed()) if trained else ("float32", 0.0)
+    training = any(find(p).about.trains for m in chosen for p in m.split("+"))
+    found, each = probe(Specialist(base), trained.sealed()) if trained and training else ("float32", 0.0)
     precision = precision or found
     jobs = []
     for task in tasks:
         others = tuple(t for t in retain if t.name != task.name)
-        jobs += [Job(m, task, s, budget, precision, settings, others) for s in seeds for m in chosen]
+        jobs += [Job(m, task, s, budget, precision, fixed, others) for s in seeds for m in chosen]
     return Plan(base, tuple(tasks), tuple(retain), tuple(chosen), tuple(seeds), budget, precision, tuple(jobs), _estimate(base, jobs, each))
 
 
-def _methods(methods: Sequence[str] | None, settings: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    chosen = list(dict.fromkeys(methods or DEFAULT_METHODS))
+def chosen_methods(
+    methods: Sequence[str] | None, settings: Mapping[str, Mapping[str, Any]]
+) -> tuple[list[str], dict[str, dict[str, Any]]]:
+    """(the methods that run, the reference first; the given settings as the methods read them). Raises UserError for what is unknown."""
+    if isinstance(methods, str):
+        methods = methods.split(",")
+    chosen = list(dict.fromkeys(m.strip() for m in methods or DEFAULT_METHODS))
+    fixed: dict[str, dict[str, Any]] = {}
     for name in chosen:
         parts = name.split("+")
         for part in parts:
-            find(part).configure(settings.get(part))
+            read = find(part).configure(settings.get(part))
+            fixed |= {part: {key: getattr(read, key) for key in settings[part]}} if settings.get(part) else {}
         if len(set(parts)) < len(parts):
             raise UserError(f"methods: {name!r} names a method twice. Each part of a chain must be another method.")
     used = {p for m in chosen for p in m.split("+")}
     if strangers := sorted(set(settings) - used):
-        raise UserError(f"settings are given for {strangers[0]!r}, which is not among the methods {', '.join(chosen)}.")
-    return [REFERENCE, *(m for m in chosen if m != REFERENCE)]
+        raise UserError(f"settings are given for {strangers[0]!r}, which is not among the methods {', '.join(chosen)}.{nearest(strangers[0], used)}")
+    return [REFERENCE, *(m for m in chosen if m != REFERENCE)], fixed
+
+
+def _named(tasks: Sequence[Task], retain: Sequence[Task]) -> None:
+    """Every task has a name of its own that can be a file's name."""
+    for group in (tasks, retain):
+        names = [t.name for t in group]
+        if doubled := sorted({n for n in names if names.count(n) > 1}):
+            raise UserError(f"two tasks are named {doubled[0]!r}. Give each a name of its own (name: in a task file).")
+    sources = {t.name: t.source for t in tasks}
+    for task in retain:
+        if sources.get(task.name, task.source) != task.source:
+            raise UserError(f"a task and a retained one are both named {task.name!r}. Give each a name of its own (name: in a task file).")
+    for task in (*tasks, *retain):
+        if not task.name.strip() or task.name.startswith(".") or set(task.name) & set("/\\\0"):
+            raise UserError(f"task {task.name!r}: the name cannot be a file's name. Give it another (name: in a task file).")
+
+
+def fitting(base: Base, task: Task) -> None:
+    """Every prompt of the task, with its answer, fits in what the base reads. Raises UserError naming the first that does not.
+
+    Only prompts with as many bytes as the base reads tokens are encoded. With `truncate`, what will be cut is said instead.
+    """
+    plain, long, first = Specialist(base), 0, ""
+    known: dict[tuple[str, ...], int] = {}
+    for split in SPLITS:
+        for example in task.split(split):
+            if base.family == "encoder":
+                text = plain.text(task, example)
+                size, room, total = sum(len(t.encode()) for t in ([text] if isinstance(text, str) else text)) + SPARE, 0, 0
+                if size > base.max_length:
+                    total = len(base.tokenizer(*([text] if isinstance(text, str) else text), verbose=False)["input_ids"])
+            else:
+                prompt = plain.prompt(task, example)
+                choices = task.choices_of(example) if task.kind == "choose" else (example.answer,) if split in ("train", "dev") else ()
+                if choices not in known:
+                    known[choices] = max((len(c.encode()) for c in choices), default=0) + SPARE
+                room = max(known[choices], task.max_new_tokens if task.kind == "generate" else 0)
+                total = 0
+                if base.chat or len(prompt.text().encode()) + SPARE + room > base.max_length:
+                    shown, ids = base.encode_prompt(prompt)
+                    room = max((len(base.encode_answer(shown, c, separator=prompt.separator, end=True)) for c in choices), default=0)
+                    room = max(room, task.max_new_tokens if task.kind == "generate" else 0)
+                    total = len(ids) + room
+            if total > base.max_length:
+                long += 1
+                what = f"prompt of {total - room} tokens and answer of up to {room} exceed" if room else f"its {total} tokens exceed"
+                first = first or f"task {task.name}, example {example.id} ({split}): {what} the {base.max_length} that {base.name} reads"
+    if long and not base.truncate:
+        more = f"; so do {long - 1} more" if long > 1 else ""
+        raise UserError(f"{first}{more}. Shorten the texts or the template, take another base, or cut them with --truncate (truncate=True).")
+    if long:
+        log.warning("task %s: %d of its texts are longer than the %d tokens that %s reads; they are cut.", task.name, long, base.max_length, base.name)
 
 
 def _estimate(base: Base, jobs: Sequence[Job], train_each: float) -> Estimate:
+    """What the jobs will cost, from the time of a plain answer and of a training example on this machine."""
     reading: dict[str, float] = {}
     seconds, disk, memory, per_job = 0.0, 0.0, 4.0 * base.parameters, {}
     for job in jobs:
@@ -122,28 +189,58 @@ def _estimate(base: Base, jobs: Sequence[Job], train_each: float) -> Estimate:
         for task in (job.task, *job.retain):
             if task.name not in reading:
                 reading[task.name] = _reading(base, task)
-        cost = reading[job.task.name] * (len(job.task.test) + len(job.task.ood)) + sum(reading[t.name] * len(t.test) for t in job.retain)
-        for part in job.parts:
-            about = find(part).about
-            tries = len(_candidates(find(part), dict(job.settings.get(part, {}))))
-            cost += tries * min(DEV_LIMIT, len(job.task.dev)) * reading[job.task.name]
-            if about.trains:
-                cost += job.budget.amount / max(1, sum(find(p).about.trains for p in job.parts)) * (train_each if job.budget.unit == "examples" else 1.0)
-                memory = max(memory, (20.0 if part in ("full", "lt-sft") else 6.0) * base.parameters)
-        disk += (4.0 * base.parameters if "full" in job.parts else 0.1 * base.parameters) + 300.0 * len(job.task.test)
-        key = f"{job.method}|{job.task.name}|{job.seed}"
-        per_job[key] = cost
+        cost = _seconds(job, reading, train_each) + OVERHEAD + SAVING * base.parameters
+        trains = [p for p in job.parts if find(p).about.trains]
+        memory = max(memory, (20.0 if {"full", "lt-sft"} & set(job.parts) else 6.0 if trains else 4.0) * base.parameters)
+        dense = len({"full", "emulated-fine-tuning"} & set(job.parts))
+        disk += 4.0 * base.parameters * dense + 0.1 * base.parameters + 300.0 * len(job.task.test)
+        per_job[f"{job.method}|{job.task.name}|{job.seed}"] = cost
         seconds += cost
     return Estimate(seconds, memory + 4e8, disk, per_job)
 
 
+def _seconds(job: Job, reading: Mapping[str, float], train_each: float) -> float:
+    """Search, training with its looks at dev, the check of what was saved, and the measuring of one trial."""
+    plain = reading[job.task.name]
+    dev, effort, cost = len(job.task.dev), 1.0, 0.0
+    trained = sum(find(p).about.trains for p in job.parts)
+    for part in job.parts:
+        about = find(part).about
+        tries = len(_candidates(find(part), dict(job.settings.get(part, {})))) if dev else 1
+        if about.trains:
+            look = min(DEV_CHOOSE, dev) * plain if job.task.kind == "choose" else min(DEV_GENERATE, dev) * train_each / 3
+            cost += _training(job, trained, train_each) * effort + (tries if tries == 1 else tries + 1) * (LOOKS + 1) * look * effort
+        effort *= about.effort
+        if tries > 1:
+            searching = tries * min(DEV_LIMIT, dev) * plain * effort
+            in_time = job.budget.unit == "seconds" and not about.trains
+            cost += min(searching, max(job.budget.amount, searching / tries)) if in_time else searching
+    answers = plain * (len(job.task.test) + len(job.task.ood) + 2 * GAP_EXAMPLES) + sum(reading[t.name] * len(t.test) for t in job.retain)
+    return cost + answers * effort
+
+
+def _training(job: Job, trained: int, each: float) -> float:
+    """Seconds that one training part of a job spends on its examples, the search's included."""
+    amount = job.budget.amount / max(1, trained)
+    if job.budget.unit == "seconds":
+        return amount
+    if job.budget.unit == "examples":
+        return amount * each
+    texts = [job.task.prompt(e).text() + e.answer for e in list(job.task.train)[:50]]
+    return amount * each / max(1.0, sum(map(len, texts)) / max(1, len(texts)) / CHARACTERS_PER_TOKEN)
+
+
 def _reading(base: Base, task: Task, count: int = 12) -> float:
-    """Seconds per answered example, timed on training examples (never on test)."""
-    examples = list(task.train)[:count] or list(task.dev)[:count]
-    if not examples or (base.family == "encoder" and task.kind == "generate") or task.kind == "rank":
+    """Seconds per plain answer, timed on training examples where there are any (nothing is chosen by it)."""
+    examples = (list(task.train) or list(task.dev) or list(task.test))[:count]
+    if not examples or (base.family == "encoder" and task.kind == "generate"):
+        return 0.0
+    if task.kind == "rank":
         return 0.02
+    plain = Specialist(base)
+    plain.answer(task, examples[:2])  # what is only done once is not to be counted
     started = time.perf_counter()
-    Specialist(base).answer(task, examples)
+    plain.answer(task, examples)
     return (time.perf_counter() - started) / len(examples)
 
 
@@ -158,10 +255,3 @@ def _processor() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
-
-
-def spoken(seconds: float) -> str:
-    """'40 s', '7 min', '2.5 h'."""
-    if seconds < 90:
-        return f"{math.ceil(seconds)} s"
-    return f"{math.ceil(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -29,8 +30,8 @@ class Budget:
         """'5m', '90s', '1h', '2000ex', '1e6tok'. Raises UserError for anything else."""
         if isinstance(text, Budget):
             return text
-        match = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*([a-z]+)\s*", str(text).lower())
-        if not match or match[2] not in _UNITS or float(match[1]) <= 0:
+        match = re.fullmatch(r"\s*((?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?)\s*([a-z]+)\s*", str(text).lower())
+        if not match or match[2] not in _UNITS or not 0 < float(match[1]) < math.inf:
             raise UserError(f"budget: cannot read {text!r}. Write a time (90s, 5m, 1h), examples (2000ex) or tokens (1e6tok).")
         unit, factor = _UNITS[match[2]]
         return cls(float(match[1]) * factor, unit)

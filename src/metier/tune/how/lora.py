@@ -89,12 +89,23 @@ def injected(model: Any, config: Any) -> Iterator[nn.Module]:
         raise UserError(
             f"lora: targets {config.target_modules!r} match no linear map of this base. Name ends of its module names."
         ) from error
+    wrapped = [m for m in model.modules() if isinstance(m, peft.tuners.tuners_utils.BaseTunerLayer)]
     try:
+        _swap_hooks(wrapped)
         yield tuner
     finally:
+        _swap_hooks(wrapped)
         tuner.unload()
         if hasattr(model, "peft_config"):
             del model.peft_config
+
+
+def _swap_hooks(wrapped: list[Any]) -> None:
+    """Hooks on a wrapped map (steering) go to its wrapper and back, so that the adapter reads what the map reads."""
+    for module in wrapped:
+        inner = module.base_layer
+        module._forward_pre_hooks, inner._forward_pre_hooks = inner._forward_pre_hooks, module._forward_pre_hooks
+        module._forward_hooks, inner._forward_hooks = inner._forward_hooks, module._forward_hooks
 
 
 def low_rank(tuner: nn.Module) -> dict[str, Entry]:
