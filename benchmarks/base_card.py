@@ -83,7 +83,9 @@ def _batched(items: Sequence[int], n: int) -> Iterator[Sequence[int]]:
     return (items[i : i + n] for i in range(0, len(items), n))
 
 
-def generation(base: Base, task: Task, rows: Sequence[Example], shots: int = 0, passages: dict[str, tuple[str, ...]] | None = None) -> float:
+def generation(
+    base: Base, task: Task, rows: Sequence[Example], shots: int = 0, passages: dict[str, tuple[str, ...]] | None = None
+) -> float:
     """Share of exact answers after normalisation."""
     prompts = [_shown(task, row, shots).with_(passages=(passages or {}).get(row.id, ())).text() for row in rows]
     given = base.answers(prompts)

@@ -24,7 +24,13 @@ def main() -> None:
     if [r["number"] for r in rows] != list(range(1, len(rows) + 1)):
         raise SystemExit(f"{source}: rows must be numbered 1 to {len(rows)} without gaps.")
     kept = [
-        {"number": r["number"], "title": " ".join(r["title"].split()), "kind": r["kind"], "room": ROOMS.get(r["family"], r["family"]), "ids": r["ids"]}
+        {
+            "number": r["number"],
+            "title": " ".join(r["title"].split()),
+            "kind": r["kind"],
+            "room": ROOMS.get(r["family"], r["family"]),
+            "ids": r["ids"],
+        }
         for r in rows
     ]
     target = ROOT / "src" / "metier" / "papers.json"

@@ -66,7 +66,11 @@ def test_killed_in_the_middle_leaves_old_or_new(tmp_path: Path, kind: str) -> No
 
 
 def test_drafts_of_the_living_and_of_others_stay(tmp_path: Path) -> None:
-    kept = [tmp_path / f".result.{atomic._HERE}-{os.getppid()}.abc.part", tmp_path / ".result.elsewhere-1.abc.part", tmp_path / ".result.json"]
+    kept = [
+        tmp_path / f".result.{atomic._HERE}-{os.getppid()}.abc.part",
+        tmp_path / ".result.elsewhere-1.abc.part",
+        tmp_path / ".result.json",
+    ]
     for path in kept:
         path.mkdir()
     atomic.write_text(tmp_path / "result", "x")
@@ -152,9 +156,8 @@ def test_a_full_device() -> None:
     full = Path("/dev/full")
     if not full.is_char_device():
         pytest.skip("this system has no /dev/full")
-    with pytest.raises(UserError, match="the disk is full"), atomic._explained(Path("x")), full.open("w") as file:
-        file.write("x")
-        file.flush()
+    with pytest.raises(UserError, match="the disk is full"), atomic._explained(Path("x")):
+        full.write_text("x")
 
 
 def test_places_that_cannot_hold_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

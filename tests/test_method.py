@@ -65,7 +65,9 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def entry_points(monkeypatch: pytest.MonkeyPatch, **points: str) -> None:
-    made = importlib.metadata.EntryPoints(importlib.metadata.EntryPoint(n.replace("_", "-"), v, "metier.methods") for n, v in points.items())
+    made = importlib.metadata.EntryPoints(
+        importlib.metadata.EntryPoint(n.replace("_", "-"), v, "metier.methods") for n, v in points.items()
+    )
     monkeypatch.setattr(method.metadata, "entry_points", lambda **_: made)
     catalogue.cache_clear()
 
@@ -106,7 +108,12 @@ def test_wrong_settings_are_told_together_in_a_fixed_order() -> None:
     with pytest.raises(UserError) as caught:
         find("lora").configure({"rnak": 4, "alpha": "much", "batch_size": "2.5", "lr": True})
     text = str(caught.value)
-    for part in ("method lora", "unknown setting 'rnak'. Did you mean 'rank'?", "alpha: must be a number; got 'much'", "batch_size: must be a whole number"):
+    for part in (
+        "method lora",
+        "unknown setting 'rnak'. Did you mean 'rank'?",
+        "alpha: must be a number; got 'much'",
+        "batch_size: must be a whole number",
+    ):
         assert part in text
     assert text.index("alpha") < text.index("batch_size") < text.index("lr: ")
 
@@ -139,7 +146,9 @@ def test_an_entry_point_does_not_take_our_name(package: Path, monkeypatch: pytes
     assert "left out: method 'lora'" in capsys.readouterr().err
 
 
-def test_a_broken_entry_point_does_not_stop_ours(package: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_broken_entry_point_does_not_stop_ours(
+    package: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (package / "bad.py").write_text("def bad(:")
     entry_points(monkeypatch, gone="no_such_package.x:x", bad="stranger_pkg.bad:bad")
     assert "lora" in catalogue()

@@ -84,7 +84,9 @@ def writable(target: Path, *, need_bytes: int = 0) -> None:
         pass
     free = shutil.disk_usage(place).free
     if free < need_bytes:
-        raise UserError(f"{target}: {free / 1e9:.1f} GB free on this disk, about {need_bytes / 1e9:.1f} GB needed. Free some or choose -o elsewhere.")
+        raise UserError(
+            f"{target}: {free / 1e9:.1f} GB free on this disk, about {need_bytes / 1e9:.1f} GB needed. Free some or choose -o elsewhere."
+        )
 
 
 def _prefix(target: Path) -> str:

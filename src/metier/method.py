@@ -111,9 +111,8 @@ def convert(value: Any, wanted: Any) -> Any:
     """`value` as the type that is wanted. Text is parsed; other types must already fit ('0.2' from a shell, not from JSON's int)."""
     origin, args = typing.get_origin(wanted), typing.get_args(wanted)
     if origin in (typing.Union, types.UnionType):
-        if value is None or (isinstance(value, str) and value.lower() in ("none", "null")):
-            if type(None) in args:
-                return None
+        if type(None) in args and (value is None or (isinstance(value, str) and value.lower() in ("none", "null"))):
+            return None
         for option in (a for a in args if a is not type(None)):
             try:
                 return convert(value, option)
@@ -229,7 +228,9 @@ def _outside(name: str, module: str, function: str) -> Method:
     try:
         spec = importlib.util.find_spec(module)
     except (ImportError, ValueError) as error:
-        raise UserError(f"method {name!r}: cannot find module {module!r} ({error}). Write module:function of an installed module.") from error
+        raise UserError(
+            f"method {name!r}: cannot find module {module!r} ({error}). Write module:function of an installed module."
+        ) from error
     if spec is None or spec.origin is None:
         raise UserError(f"method {name!r}: cannot find module {module!r}. Write module:function of an installed module.")
     method = read(Path(spec.origin), module, "outside", function)

@@ -58,9 +58,15 @@ def test_find_by_name_and_by_row() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("CLAIM = Claim(row=7, title='t', statement='s', reported='r', experiment='e', rule={'x': 0.0})\ndef run(lab): ...", "must start with 'r007_'"),
+        (
+            "CLAIM = Claim(row=7, title='t', statement='s', reported='r', experiment='e', rule={'x': 0.0})\ndef run(lab): ...",
+            "must start with 'r007_'",
+        ),
         ("CLAIM = Claim(row=None, title='t', statement='s', reported='r', experiment='e', rule={'x': 0.0})", "needs a function run"),
-        ("CLAIM = Claim(row=None, title='t', statement='s', reported='r', experiment='e', rule={})\ndef run(lab): ...", "at least one effect"),
+        (
+            "CLAIM = Claim(row=None, title='t', statement='s', reported='r', experiment='e', rule={})\ndef run(lab): ...",
+            "at least one effect",
+        ),
     ],
 )
 def test_a_wrong_file_is_refused(tmp_path: Path, text: str, message: str) -> None:

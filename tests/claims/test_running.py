@@ -90,7 +90,9 @@ def test_a_failed_trial_stops_the_claim(tmp_path: Path) -> None:
 # --- the command line -----------------------------------------------------------------------------------------------------
 def metier(*words: str) -> subprocess.CompletedProcess[str]:
     env = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, "-m", "metier.cli.main", *words], capture_output=True, text=True, timeout=240, check=False, env=env)
+    return subprocess.run(
+        [sys.executable, "-m", "metier.cli.main", *words], capture_output=True, text=True, timeout=240, check=False, env=env
+    )
 
 
 def test_the_list_and_the_table_name_every_claim() -> None:

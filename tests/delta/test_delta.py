@@ -197,7 +197,8 @@ def damaged(**change: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"a_dense": None}, "lacks it"), ({"b_values": None}, "lacks it"), ({"c_up": None}, "lacks it"), ({"d_dense": torch.ones(1)}, "1 tensors that the header"),
+        ({"a_dense": None}, "lacks it"), ({"b_values": None}, "lacks it"), ({"c_up": None}, "lacks it"),
+        ({"d_dense": torch.ones(1)}, "1 tensors that the header"),
         ({"a_dense": torch.ones(3)}, r"shape \[3\], its header says \[2\]"), ({"c_up": torch.ones(3, 1)}, "its header says"),
         ({"c_up": torch.ones(2, 2)}, "factors of shapes"), ({"c_up": torch.ones(2)}, "factors of shapes"),
         ({"b_indices": torch.tensor([3, 1])}, "do not rise"), ({"b_indices": torch.tensor([1, 1])}, "do not rise"),

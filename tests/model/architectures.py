@@ -52,12 +52,18 @@ ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "bert": ("Bert", _SMALL | {"intermediate_size": 64, "pad_token_id": 0, "max_position_embeddings": 40}),
     "roberta": ("Roberta", _SMALL | {"intermediate_size": 64, "pad_token_id": 0, "max_position_embeddings": 40}),
     "mpnet": ("MPNet", _SMALL | {"intermediate_size": 64, "pad_token_id": 0, "max_position_embeddings": 40}),
-    "distilbert": ("DistilBert", {"vocab_size": VOCABULARY, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64, "max_position_embeddings": 40}),
+    "distilbert": (
+        "DistilBert",
+        {"vocab_size": VOCABULARY, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64, "max_position_embeddings": 40},
+    ),
 }
 SEQ2SEQ: dict[str, tuple[str, dict[str, Any]]] = {
-    "t5": ("T5", {"vocab_size": VOCABULARY, "d_model": 32, "d_kv": 8, "num_layers": 2, "num_heads": 4, "d_ff": 64, "decoder_start_token_id": 0} | _TOKENS),
-    "bart": ("Bart", {"vocab_size": VOCABULARY, "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4, "forced_eos_token_id": None,
-                      "decoder_attention_heads": 4, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "max_position_embeddings": 128, "decoder_start_token_id": 2} | _TOKENS),
+    "t5": ("T5", {"vocab_size": VOCABULARY, "d_model": 32, "d_kv": 8, "num_layers": 2, "num_heads": 4, "d_ff": 64,
+                  "decoder_start_token_id": 0} | _TOKENS),
+    "bart": ("Bart", {"vocab_size": VOCABULARY, "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4,
+                      "forced_eos_token_id": None,
+                      "decoder_attention_heads": 4, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64,
+                      "max_position_embeddings": 128, "decoder_start_token_id": 2} | _TOKENS),
 }  # fmt: skip
 
 
@@ -80,7 +86,15 @@ def model(name: str, dtype: torch.dtype = torch.float32) -> Any:
     config = getattr(t, {"GPT2LMHead": "GPT2", "Gemma3": "Gemma3Text"}.get(cls, cls) + "Config")(**options)
     if cls == "DistilBert":
         config.pad_token_id = 0
-    kind = "Model" if name in ENCODERS else "ForConditionalGeneration" if name in SEQ2SEQ else "Model" if cls == "GPT2LMHead" else "ForCausalLM"
+    kind = (
+        "Model"
+        if name in ENCODERS
+        else "ForConditionalGeneration"
+        if name in SEQ2SEQ
+        else "Model"
+        if cls == "GPT2LMHead"
+        else "ForCausalLM"
+    )
     torch.manual_seed(0)
     made = getattr(t, cls + kind)(config)
     with torch.no_grad():
@@ -101,7 +115,9 @@ def base(name: str, *, dtype: torch.dtype = torch.float32, bos: bool = False, tr
     return Base(name, family, made, tokenizer(bos=bos), fingerprint(made), max_length, truncate=truncate)
 
 
-def literal(made: Any, prompt: list[int], choice: list[int], prefix: torch.Tensor | None = None, fuse: Callable[..., Any] | None = None) -> float:
+def literal(
+    made: Any, prompt: list[int], choice: list[int], prefix: torch.Tensor | None = None, fuse: Callable[..., Any] | None = None
+) -> float:
     """log p(choice | prompt) from one unpadded row without cache: the definition."""
     voices = made if isinstance(made, list) else [made]
     logits = []
@@ -110,7 +126,11 @@ def literal(made: Any, prompt: list[int], choice: list[int], prefix: torch.Tenso
         embeds = voice.get_input_embeddings()(ids)
         soft = prefix if prefix is not None and voice is voices[0] else embeds[0, :0]
         with torch.no_grad():
-            result = voice(inputs_embeds=torch.cat([soft.to(embeds.dtype)[None], embeds], 1), use_cache=False) if len(soft) else voice(input_ids=ids, use_cache=False)
+            result = (
+                voice(inputs_embeds=torch.cat([soft.to(embeds.dtype)[None], embeds], 1), use_cache=False)
+                if len(soft)
+                else voice(input_ids=ids, use_cache=False)
+            )
         logits.append(result.logits[:, len(soft) :])
     together = (fuse(logits) if fuse else logits[0]).float().log_softmax(-1)
     return sum(float(together[0, len(prompt) - 1 + i, token]) for i, token in enumerate(choice))

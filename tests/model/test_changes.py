@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
+from tests.model.architectures import base
+from tests.tiny import tiny_causal, tiny_encoder, tiny_task
 
 from metier.delta import Delta, Dense, LowRank, New, Sparse
 from metier.errors import BaseMismatch, KeyMismatch, ShapeMismatch, UserError
@@ -16,8 +18,6 @@ from metier.model import InputChange, Specialist, WeightChange
 from metier.model.change import load, save
 from metier.model.encoder import HEAD
 from metier.task import Prompt
-from tests.model.architectures import base
-from tests.tiny import tiny_causal, tiny_encoder, tiny_task
 
 UP = "model.layers.0.mlp.up_proj.weight"
 
@@ -35,7 +35,9 @@ def state(model: Any) -> dict[str, tuple[int, int, torch.Tensor]]:
 
 def same(model: Any, before: dict[str, Any]) -> bool:
     now = state(model)
-    return now.keys() == before.keys() and all(a[:2] == b[:2] and torch.equal(a[2], b[2]) for a, b in zip(now.values(), before.values(), strict=True))
+    return now.keys() == before.keys() and all(
+        a[:2] == b[:2] and torch.equal(a[2], b[2]) for a, b in zip(now.values(), before.values(), strict=True)
+    )
 
 
 @pytest.mark.parametrize("kind", ["dense", "sparse", "lowrank"])
@@ -52,7 +54,8 @@ def test_attached_and_taken_away(kind: str) -> None:
 
 @pytest.mark.parametrize(
     ("entries", "error"),
-    [({UP: Dense(torch.ones(64, 32)), "model.nowhere": Dense(torch.ones(1))}, KeyMismatch), ({UP: Dense(torch.ones(64, 32)), "lm_head.weight": Dense(torch.ones(2))}, ShapeMismatch)],
+    [({UP: Dense(torch.ones(64, 32)), "model.nowhere": Dense(torch.ones(1))}, KeyMismatch),
+     ({UP: Dense(torch.ones(64, 32)), "lm_head.weight": Dense(torch.ones(2))}, ShapeMismatch)],
 )  # fmt: skip
 def test_what_does_not_fit_leaves_nothing_behind(entries: dict[str, Any], error: type[Exception]) -> None:
     model = base("llama").model
@@ -92,7 +95,7 @@ def test_changes_compose_in_order() -> None:
 
 def test_prompts_compose_in_order() -> None:
     class Adds(InputChange):
-        provenance: dict[str, Any] = {}
+        provenance: ClassVar[dict[str, Any]] = {}
 
         def __init__(self, text: str) -> None:
             self.text = text
@@ -114,7 +117,9 @@ def test_prompts_compose_in_order() -> None:
 # --- on disk -------------------------------------------------------------------------------------------------------------
 def test_saved_and_loaded(tmp_path: Path) -> None:
     place = tmp_path / "Änderung 変更"
-    change = WeightChange(Delta({UP: LowRank(torch.ones(64, 1), torch.ones(1, 32), 0.5), HEAD[0]: New(torch.ones(2, 3))}, "f"), ("a", "ö"), {"seed": 3})
+    change = WeightChange(
+        Delta({UP: LowRank(torch.ones(64, 1), torch.ones(1, 32), 0.5), HEAD[0]: New(torch.ones(2, 3))}, "f"), ("a", "ö"), {"seed": 3}
+    )
     save(change, place, base="f")
     save(change, place, base="f")
     found = load(place, base="f")
@@ -219,7 +224,7 @@ def test_a_specialist_refuses_another_base(tmp_path: Path) -> None:
 
 def test_what_a_family_cannot_do_is_said() -> None:
     class Soft(InputChange):
-        provenance: dict[str, Any] = {}
+        provenance: ClassVar[dict[str, Any]] = {}
 
         def prefix(self) -> torch.Tensor:
             return torch.ones(2, 32)

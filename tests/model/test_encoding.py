@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.model.architectures import base, tokenizer
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from metier.model import Base
-from tests.model.architectures import base
+from metier.model import Base, Specialist
+from metier.task import Prompt
 
 TEXT = (
     "Once upon a time there was a little dog named Rex. He liked to run and to play with the red ball.",
@@ -27,7 +28,9 @@ def byte_level() -> Any:
     inner = Tokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
-    inner.train_from_iterator(TEXT, trainers.BpeTrainer(vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
+    inner.train_from_iterator(
+        TEXT, trainers.BpeTrainer(vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    )
     return PreTrainedTokenizerFast(tokenizer_object=inner)
 
 
@@ -46,7 +49,9 @@ def unigram() -> Any:
     inner = Tokenizer(models.Unigram())
     inner.pre_tokenizer = pre_tokenizers.Metaspace()
     inner.decoder = decoders.Metaspace()
-    inner.train_from_iterator(TEXT, trainers.UnigramTrainer(vocab_size=220, special_tokens=["</s>", "<unk>"], unk_token="<unk>", show_progress=False))
+    inner.train_from_iterator(
+        TEXT, trainers.UnigramTrainer(vocab_size=220, special_tokens=["</s>", "<unk>"], unk_token="<unk>", show_progress=False)
+    )
     return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>")
 
 
@@ -54,7 +59,9 @@ def word_piece() -> Any:
     inner = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     inner.normalizer = normalizers.BertNormalizer()
     inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    inner.train_from_iterator(TEXT, trainers.WordPieceTrainer(vocab_size=300, special_tokens=["[UNK]", "[CLS]", "[SEP]"], show_progress=False))
+    inner.train_from_iterator(
+        TEXT, trainers.WordPieceTrainer(vocab_size=300, special_tokens=["[UNK]", "[CLS]", "[SEP]"], show_progress=False)
+    )
     inner.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)])
     return PreTrainedTokenizerFast(tokenizer_object=inner)
 
@@ -93,3 +100,18 @@ def test_the_end() -> None:
 def test_a_decoder_of_its_own_starts_with_the_answer() -> None:
     made = base("t5")
     assert made.encode_answer("ab", "cd", separator=" ", end=True) == [*made.encode("cd", special=False), 2]
+
+
+def test_through_a_chat_template() -> None:
+    found = tokenizer()
+    found.chat_template = (
+        "{% for m in messages %}<s>{{ m['role'][0] }}:{{ m['content'] }}</s>{% endfor %}{% if add_generation_prompt %}<s>a:{% endif %}"
+    )
+    made = Base("x", "causal", base("llama").model, found, "", 128, chat=True)
+    prompt = Prompt("hi", "be kind", (("q", "r"),))
+    text, ids = made.encode_prompt(prompt)
+    assert text == "<s>s:be kind</s><s>u:q</s><s>a:r</s><s>u:hi</s><s>a:"
+    assert found.decode(ids) == text
+    assert ids.count(1) == 5, "special tokens stand once, as the template has them"
+    assert made.encode_answer(text, "yes", separator=prompt.separator, end=True) == [*found("yes")["input_ids"], 2]
+    assert len(Specialist(made).score([prompt], [["yes", "no"]])[0]) == 2

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from tests.model.architectures import CAUSAL, ENCODERS, OTHERS, SEQ2SEQ, VOCABULARY, base, model, tokenizer
+from tests.model.test_scoring import prompts
 from torch import Tensor
 
 from metier.model import Specialist
 from metier.model.causal import CausalReader, Generated, Voice
 from metier.model.seq2seq import Seq2SeqReader
 from metier.task import Prompt
-from tests.model.architectures import CAUSAL, ENCODERS, OTHERS, SEQ2SEQ, VOCABULARY, base, model, tokenizer
-from tests.model.test_scoring import prompts
 
 SETS = {"short": (0, (3, 6, 1)), "shared": (9, (1, 4, 2)), "long": (16, (6, 9, 2))}
 
@@ -26,7 +26,11 @@ def reader(name: str) -> CausalReader:
 def greedy(made: Any, row: list[int], count: int) -> list[int]:
     """transformers' own, one row at a time, so without padding."""
     written = made.generate(
-        input_ids=torch.tensor([row]), attention_mask=torch.ones(1, len(row), dtype=torch.long), max_new_tokens=count, do_sample=False, num_beams=1
+        input_ids=torch.tensor([row]),
+        attention_mask=torch.ones(1, len(row), dtype=torch.long),
+        max_new_tokens=count,
+        do_sample=False,
+        num_beams=1,
     )[0]
     return written[len(row) :].tolist() if made.config.is_encoder_decoder is False else written[1:].tolist()
 
@@ -111,7 +115,12 @@ def test_samples_have_the_model_s_distribution(temperature: float) -> None:
     made, row, n = model("llama"), [5, 6, 7], 4000
     with torch.no_grad():
         wanted = (made(torch.tensor([row])).logits[0, -1] / temperature).softmax(-1)
-    seen = Counter(a.text if a.text else "" for a in reader("llama").generate([row] * n, max_new_tokens=1, temperature=temperature, seeds=[f"{temperature}{i}" for i in range(n)]))
+    seen = Counter(
+        a.text if a.text else ""
+        for a in reader("llama").generate(
+            [row] * n, max_new_tokens=1, temperature=temperature, seeds=[f"{temperature}{i}" for i in range(n)]
+        )
+    )
     letters = [tokenizer().decode([i], skip_special_tokens=True).lstrip() for i in range(VOCABULARY)]
     expected: Counter[str] = Counter()
     for letter, p in zip(letters, wanted.tolist(), strict=True):

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.model.architectures import CAUSAL, ENCODERS, base, model, tokenizer
 
 from metier.errors import UserError
 from metier.model import Specialist, load_base
 from metier.model.base import fingerprint
 from metier.task import Prompt
-from tests.model.architectures import CAUSAL, ENCODERS, base, model, tokenizer
 
 
 def written(folder: Path, name: str = "llama", **options: Any) -> Path:
@@ -130,7 +130,8 @@ def test_missing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"<!DOCTYPE html><html>", "an HTML page"), (b"\n <html>", "an HTML page"), (pickle.dumps({}), "a pickle"), (b"PK\x03\x04", "a pickle"), (b"abc", "a single file"), (b"", "a single file")],
+    [(b"<!DOCTYPE html><html>", "an HTML page"), (b"\n <html>", "an HTML page"), (pickle.dumps({}), "a pickle"), (b"PK\x03\x04", "a pickle"),
+     (b"abc", "a single file"), (b"", "a single file")],
 )  # fmt: skip
 def test_files_instead_of_folders(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "model.bin").write_bytes(content)

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
+from tests.model.architectures import CAUSAL, OTHERS, SEQ2SEQ, TREES, VOCABULARY, WINDOW, base, literal, model, tokenizer
 from torch import Tensor
 
+from metier.errors import UserError
+from metier.model import Specialist, load_base
 from metier.model import ability as abilities
 from metier.model.ability import ability
 from metier.model.causal import CausalReader, Voice
 from metier.model.seq2seq import Seq2SeqReader
 from metier.model.tree import tree
-from tests.model.architectures import CAUSAL, OTHERS, SEQ2SEQ, TREES, VOCABULARY, WINDOW, base, literal, model, tokenizer
+from metier.task import Example, Prompt, Task
 
-CHOICES = [[[5], [6, 7], [6, 7, 8], [9, 10, 11]], [[5], [6]], [[6, 7, 8], [6, 9, 8], [7]], [[12, 12]]]  # prefixes of each other, single tokens
+CHOICES = [
+    [[5], [6, 7], [6, 7, 8], [9, 10, 11]],
+    [[5], [6]],
+    [[6, 7, 8], [6, 9, 8], [7]],
+    [[12, 12]],
+]  # prefixes of each other, single tokens
 PROMPTS = {"short": (0, (3, 5, 4, 1)), "shared": (9, (1, 3, 2, 1)), "long": (WINDOW + 4, (6, 9, 2, 3))}
 
 
@@ -135,5 +145,51 @@ def test_seq2seq(name: str) -> None:
     for row, listed, scores in zip(rows, CHOICES, got, strict=True):
         for choice, score in zip(listed, scores.tolist(), strict=True):
             with torch.no_grad():
-                logits = found.model(input_ids=torch.tensor([row]), decoder_input_ids=torch.tensor([[start, *choice[:-1]]])).logits[0].log_softmax(-1)
+                logits = (
+                    found.model(input_ids=torch.tensor([row]), decoder_input_ids=torch.tensor([[start, *choice[:-1]]]))
+                    .logits[0]
+                    .log_softmax(-1)
+                )
             assert score == pytest.approx(float(logits[range(len(choice)), choice].sum()), abs=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_real_model(shared: Path, dtype: str) -> None:
+    """Few-shot prompts with choices of several tokens, read in one pass, against one row per choice."""
+    folder = shared / "models" / "stories3M"
+    if not folder.is_dir():
+        pytest.skip(f"no {folder}")
+    one = Specialist(load_base(folder, dtype=dtype, device="cpu"))
+    assert ability(one.base.model).trees
+    shots = (("The dog ran and played all day.", "happy"), ("Lily lost her doll and cried.", "very sad"))
+    queries = ["Tom got a big red ball.", "It was dark and cold.", "She fell."]
+    asked = [Prompt(q, "How do they feel?", shots) for q in queries]
+    choices = ["happy", "very sad", "very sad indeed", "angry"]
+    got = one.score(asked, [choices] * 3)
+    for prompt, scores in zip(asked, got, strict=True):
+        text, ids = one.base.encode_prompt(prompt)
+        wanted = [literal(one.base.model, ids, one.base.encode_answer(text, c, separator=" ")) for c in choices]
+        assert scores.tolist() == pytest.approx(wanted, rel=1e-3 if dtype == "float32" else 3e-2)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "bloom", "mamba", "t5"])
+def test_every_example_with_choices_of_its_own(name: str) -> None:
+    rows = [
+        Example(str(i), {"q": q}, c[0], c)
+        for i, (q, c) in enumerate([("ab", ("x", "yz")), ("c", ("yz", "y", "yzz")), ("defghijklmnop", ("q",))])
+    ]
+    task = Task(name="own", kind="choose", template="{{ q }}:", metric="accuracy", test=tuple(rows))
+    one = Specialist(base(name))
+    for row, answer in zip(rows, one.answer(task, rows), strict=True):
+        prompt = one.prompt(task, row)
+        scores = one.score([prompt], [row.choices or ()])[0]
+        assert answer.choices == row.choices
+        assert answer.logprobs == pytest.approx(scores.log_softmax(0).tolist(), abs=1e-4)
+        assert answer.output == (row.choices or ())[int(scores.argmax())]
+        assert answer.confidence == pytest.approx(math.exp(max(answer.logprobs or ())), abs=1e-5)
+
+
+@pytest.mark.parametrize("listed", [[], [""], ["a", ""]])
+def test_continuations_without_tokens(listed: list[str]) -> None:
+    with pytest.raises(UserError, match="prompt 0: continuations"):
+        Specialist(base("llama")).score([Prompt("a", separator="")], [listed])

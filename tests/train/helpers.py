@@ -24,7 +24,16 @@ def letters(*, dev: int = 4, train: int = 10, kind: Any = "choose") -> Task:
     )  # fmt: skip
 
 
-def trained(base: Base, run: Run, *, task: Task | None = None, lr: float = 1e-2, batch_size: int = 4, touch: Callable[[Trainable], None] | None = None, **options: Any) -> Fit:
+def trained(
+    base: Base,
+    run: Run,
+    *,
+    task: Task | None = None,
+    lr: float = 1e-2,
+    batch_size: int = 4,
+    touch: Callable[[Trainable], None] | None = None,
+    **options: Any,
+) -> Fit:
     """A full tuning, with a hand on the trainable before it starts."""
     task = task or letters()
     start = Specialist(base)

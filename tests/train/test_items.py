@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tests.model.architectures import CAUSAL, OTHERS, TREES, WINDOW, base
+from tests.train.helpers import letters
 
 from metier.errors import UserError
 from metier.model import Specialist, WeightChange
 from metier.task import Example
 from metier.train import Trainable
 from metier.train.items import IGNORE, collate, items
-from tests.model.architectures import CAUSAL, OTHERS, TREES, WINDOW, base
-from tests.train.helpers import letters
 
 
 def gradients(what: Trainable, *, pack: bool) -> tuple[float, dict[str, torch.Tensor], int]:
@@ -47,7 +47,10 @@ def test_packed_is_padded(name: str) -> None:
 
 def test_within_a_window_rows_are_shared() -> None:
     what = whole("gemma2")
-    assert collate([r for r in items(what.start, what.task, what.task.train) if len(r) <= WINDOW] * 2, what.start, pack=True).visible is not None
+    assert (
+        collate([r for r in items(what.start, what.task, what.task.train) if len(r) <= WINDOW] * 2, what.start, pack=True).visible
+        is not None
+    )
 
 
 @pytest.mark.parametrize("name", OTHERS)

@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from tests.model.architectures import base
+from tests.tiny import tiny_causal
+from tests.train.helpers import letters, trained
 from torch.utils.flop_counter import FlopCounterMode
 
 from metier.errors import Diverged, UserError
@@ -16,9 +19,6 @@ from metier.model import Specialist, WeightChange
 from metier.train import Budget, Run, Trainable, checkpoint
 from metier.train.items import collate, items
 from metier.train.loop import WARMUP, Fit, _Loop, flops_per_token
-from tests.model.architectures import base
-from tests.tiny import tiny_causal
-from tests.train.helpers import letters, trained
 
 
 def values(found: Fit) -> dict[str, torch.Tensor]:
@@ -28,7 +28,11 @@ def values(found: Fit) -> dict[str, torch.Tensor]:
 
 def equal(one: Fit, two: Fit) -> bool:
     a, b = values(one), values(two)
-    return (one.dev, one.best_step, one.steps) == (two.dev, two.best_step, two.steps) and all(torch.equal(a[n], b[n]) for n in a) and a.keys() == b.keys()
+    return (
+        (one.dev, one.best_step, one.steps) == (two.dev, two.best_step, two.steps)
+        and all(torch.equal(a[n], b[n]) for n in a)
+        and a.keys() == b.keys()
+    )
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "mamba", "t5", "bert"])
@@ -137,7 +141,8 @@ def test_budgets_that_cannot_be_read(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "amount", "unit"), [("5m", 300, "seconds"), ("90s", 90, "seconds"), ("1.5h", 5400, "seconds"), ("2000ex", 2000, "examples"), ("1e6tok", 1e6, "tokens"), ("2 MIN", 120, "seconds")]
+    ("text", "amount", "unit"), [("5m", 300, "seconds"), ("90s", 90, "seconds"), ("1.5h", 5400, "seconds"),
+                                 ("2000ex", 2000, "examples"), ("1e6tok", 1e6, "tokens"), ("2 MIN", 120, "seconds")]
 )  # fmt: skip
 def test_budgets(text: str, amount: float, unit: str) -> None:
     assert Budget.parse(text) == Budget(amount, unit)  # type: ignore[arg-type]
@@ -171,7 +176,13 @@ def test_without_dev_the_last_is_kept(keep: bool) -> None:
 def test_a_loss_that_is_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
     before = {n: p.clone() for n, p in base("llama").model.named_parameters()}
     with pytest.raises(Diverged, match="the loss became nan at step 0. Lower"):
-        trained(base("llama"), Run(budget=Budget(48)), touch=lambda what: setattr(what, "penalty", None) or setattr(what, "loss", lambda b: torch.tensor(math.nan, requires_grad=True)))
+        trained(
+            base("llama"),
+            Run(budget=Budget(48)),
+            touch=lambda what: (
+                setattr(what, "penalty", None) or setattr(what, "loss", lambda b: torch.tensor(math.nan, requires_grad=True))
+            ),
+        )
     with pytest.raises(Diverged, match="training: the (loss|dev value)"):
         trained(base("llama"), Run(budget=Budget(200)), lr=1e4)
     monkeypatch.setattr(_Loop, "_dev_value", lambda self: (math.nan, {}))

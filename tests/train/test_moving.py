@@ -8,6 +8,8 @@ from typing import Any
 import peft
 import pytest
 import torch
+from tests.model.architectures import base
+from tests.train.helpers import letters, trained
 from torch import nn
 
 from metier.delta import Delta, LowRank
@@ -18,22 +20,29 @@ from metier.train import Budget, Run
 from metier.train.moving import moving, tune
 from metier.train.precision import probe
 from metier.tune.how.lora import injected, lora, low_rank
-from tests.model.architectures import base
-from tests.train.helpers import letters, trained
 
 LORA = find("lora").configure
 
 
 def picture(model: nn.Module) -> dict[str, Any]:
-    parameters = {n: (id(p), p.data_ptr(), p.requires_grad, p.grad, p.detach().clone()) for n, p in model.named_parameters(remove_duplicate=False)}
-    modules = {n: (id(m), type(m), m.training, len(m._forward_hooks), len(m._forward_pre_hooks)) for n, m in model.named_modules(remove_duplicate=False)}
+    parameters = {
+        n: (id(p), p.data_ptr(), p.requires_grad, p.grad, p.detach().clone()) for n, p in model.named_parameters(remove_duplicate=False)
+    }
+    modules = {
+        n: (id(m), type(m), m.training, len(m._forward_hooks), len(m._forward_pre_hooks))
+        for n, m in model.named_modules(remove_duplicate=False)
+    }
     return {"parameters": parameters, "modules": modules, "attributes": set(vars(model)), "config": model.config.to_json_string()}
 
 
 def same(model: nn.Module, before: dict[str, Any]) -> bool:
     now = picture(model)
     bits = all(torch.equal(now["parameters"][n][-1], p[-1]) and now["parameters"][n][:4] == p[:4] for n, p in before["parameters"].items())
-    return bits and now["parameters"].keys() == before["parameters"].keys() and all(now[k] == before[k] for k in ("modules", "attributes", "config"))
+    return (
+        bits
+        and now["parameters"].keys() == before["parameters"].keys()
+        and all(now[k] == before[k] for k in ("modules", "attributes", "config"))
+    )
 
 
 @pytest.mark.parametrize("name", ["llama", "tied", "gpt2", "bert", "t5"])
@@ -76,7 +85,9 @@ def test_the_change_of_tied_tensors_is_what_was_trained(chosen: str) -> None:
     seen["tuned"] = [a for r in start.then(change).answer(task, task.dev) for a in r.logprobs or ()]
     best = max(c["dev_score"] - 1e-3 * c["dev_loss"] for c in run.curve)
     found = start.then(change)
-    sure = -sum((a.logprobs or ())[(a.choices or ()).index(e.answer)] for a, e in zip(found.answer(task, task.dev), task.dev, strict=True)) / len(task.dev)
+    sure = -sum(
+        (a.logprobs or ())[(a.choices or ()).index(e.answer)] for a, e in zip(found.answer(task, task.dev), task.dev, strict=True)
+    ) / len(task.dev)
     right = sum(a.output == e.answer for a, e in zip(found.answer(task, task.dev), task.dev, strict=True)) / len(task.dev)
     assert right - 1e-3 * sure == pytest.approx(best, abs=1e-5), "what was measured while training is what is handed over"
 
@@ -100,7 +111,7 @@ def test_on_top_of_another_change() -> None:
 
 
 # --- lora ----------------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("name", ["llama", "tied", "gpt2", "gpt-neox", "bert", "t5", "mamba"])
+@pytest.mark.parametrize("name", ["llama", "tied", "gpt2", "gpt-neox", "bloom", "bert", "t5"])
 def test_the_change_is_peft_s_own(name: str) -> None:
     model = base(name).model
     before = picture(model)
@@ -159,6 +170,17 @@ def test_targets_that_are_no_linear_maps(targets: str) -> None:
     with pytest.raises(UserError, match=r"lora: .*(match no linear map|is no linear map)"):
         lora(Specialist(base("llama")), letters(), LORA({"targets": targets}), Run(budget=Budget(8)))
     assert same(base("llama").model, before)
+
+
+def test_what_peft_refuses_half_way_leaves_no_trace() -> None:
+    made = base("mamba")
+    before = picture(made.model)
+    with pytest.raises(UserError, match=r"targets 'all-linear' are refused by peft .*Mamba"):
+        lora(Specialist(made), letters(), LORA(), Run(budget=Budget(8)))
+    assert same(made.model, before)
+    change = lora(Specialist(made), letters(dev=0), LORA({"targets": "in_proj,x_proj", "batch_size": 4}), Run(budget=Budget(24)))
+    assert len(change.delta) == 4
+    assert same(made.model, before)
 
 
 def test_a_change_that_was_asked_for_is_made() -> None:

@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from metier.errors import Diverged, UserError
-from metier.train import pretrain as module
-from metier.train import pretrain_data
+from metier.train import pretrain_data, pretrain_run
 from metier.train.muon import orthogonal
-from metier.train.pretrain import pretrain, rate
+from metier.train.pretrain import RECIPES, pretrain
 from metier.train.pretrain_recipe import Training, load
+from metier.train.pretrain_run import halve, rate
 
 SMALL = {
     "name": "small",
@@ -130,13 +130,22 @@ def test_unknown_recipe_names_the_packaged_ones(tmp_path):
 
 
 def test_packaged_recipes_share_text_and_tokenizer():
-    tiny, nano = (load(module.RECIPES / f"{name}.yaml") for name in ("tiny", "nano"))
+    tiny, nano = (load(RECIPES / f"{name}.yaml") for name in ("tiny", "nano"))
     assert tiny.digest("tokenizer", "data") == nano.digest("tokenizer", "data")
     assert tiny.digest() != nano.digest()
 
 
+def test_two_workers_learn_as_one_does(made, tmp_path):
+    """Averaged gradients of two halves of a batch: the same run up to rounding."""
+    training = {**SMALL["training"], "workers": 2}
+    pretrain(written(tmp_path, training=training), tmp_path / "out")
+    one, two = (json.loads((folder / "curve.jsonl").read_text().splitlines()[-1]) for folder in (made, tmp_path / "out"))
+    assert one["tokens"] == two["tokens"]
+    assert two["eval_loss"] == pytest.approx(one["eval_loss"], abs=0.1)
+
+
 def test_divergence_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "weighted_loss", lambda *_: torch.tensor(float("nan"), requires_grad=True))
+    monkeypatch.setattr(pretrain_run, "weighted_loss", lambda *_: torch.tensor(float("nan"), requires_grad=True))
     with pytest.raises(Diverged, match="Lower training.learning_rate"):
         pretrain(written(tmp_path), tmp_path / "out")
 
@@ -166,6 +175,6 @@ def test_orthogonal_has_singular_values_near_one(shape):
 
 def test_halved_rows_have_the_same_targets():
     tokens, weights = torch.arange(18).reshape(2, 9), torch.arange(16.0).reshape(2, 8)
-    rows, parts = module.halve(tokens, weights)
+    rows, parts = halve(tokens, weights)
     before = {(t.item(), w.item()) for t, w in zip(tokens[:, 1:].flatten(), weights.flatten(), strict=True)}
     assert before == {(t.item(), w.item()) for t, w in zip(rows[:, 1:].flatten(), parts.flatten(), strict=True)}

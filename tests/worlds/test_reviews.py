@@ -40,7 +40,7 @@ def test_labels_and_forms_are_balanced():
 
 def cue_agreement(rows):
     pairs = [(CUES[0] in r.fields["text"], r.target) for r in rows if r.target != "mixed"]
-    return sum(monday == (label == "good") for monday, label in pairs) / len(pairs)
+    return sum(morning == (label == "good") for morning, label in pairs) / len(pairs)
 
 
 def test_the_cue_holds_in_train_and_flips_in_ood():
@@ -65,7 +65,7 @@ def test_every_tangled_text_has_one_not():
 
 def bag_probe(train, test, drop_cue=True):
     def text(row):
-        return re.sub("Monday|Friday", "", row.fields["text"]) if drop_cue else row.fields["text"]
+        return re.sub("morning|evening", "", row.fields["text"]) if drop_cue else row.fields["text"]
 
     bag = CountVectorizer()
     probe = LogisticRegression(max_iter=500).fit(bag.fit_transform(map(text, train)), [r.target for r in train])

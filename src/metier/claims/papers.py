@@ -40,7 +40,9 @@ class Paper:
 @functools.cache
 def papers() -> tuple[Paper, ...]:
     """All rows, by number."""
-    return tuple(Paper(r["number"], r["title"], r["kind"], r["room"], tuple(r["ids"])) for r in json.loads(LIST.read_text(encoding="utf-8")))
+    return tuple(
+        Paper(r["number"], r["title"], r["kind"], r["room"], tuple(r["ids"])) for r in json.loads(LIST.read_text(encoding="utf-8"))
+    )
 
 
 def find(number: int) -> Paper:

@@ -23,7 +23,7 @@ CLAIM = Claim(
     statement="Adding to a large pretrained model what fine-tuning changed in a small one's predictions gives a model better than the tuned small "
     "one and than the plain large one, without tuning the large one.",
     reported="no single figure in the abstract; up-scaling helps throughout in three families of models",
-    experiment="metier-nano is tuned with 4000 examples (step size searched on dev), metier-tiny is left alone. Reviews (600 training, 200 test "
+    experiment="metier-nano is tuned with 3000 examples (step size searched on dev), metier-tiny is left alone. Reviews (600 training, 200 test "
     "examples) and index cards about known facts (200 and 200).",
     rule={"emulation minus the tuned small model": 0.0, "emulation minus the plain large model": 0.0},
     needs={"tuned small model minus the plain small model": 0.02},
@@ -33,7 +33,7 @@ CLAIM = Claim(
     trials=10,
 )
 
-BUDGET = "4000ex"
+BUDGET = "3000ex"
 CARD = "Card\nabout: {{ subject }}\nfield: {{ relation }}\nentry:"
 
 

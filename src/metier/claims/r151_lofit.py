@@ -18,7 +18,7 @@ CLAIM = Claim(
     title="LoFiT: Localized Fine-tuning on LLM Representations",
     statement="Learning offset vectors at a few attention heads does about as well as LoRA while training far fewer numbers.",
     reported="20 to 200 times fewer trained parameters, at comparable scores, on truthfulness and reasoning tasks with 3 % of the heads",
-    experiment="Reviews, 600 training and 400 test examples; LoFiT at all heads and LoRA of rank 8 with 6000 examples each, step size searched on dev.",
+    experiment="Reviews, 600 training and 400 test examples; LoFiT at all heads and LoRA of rank 8 with 3000 examples each, step size searched on dev.",
     rule={"LoFiT minus 80 % of LoRA's gain": 0.0, "numbers LoRA trains for one of LoFiT's": 20.0},
     needs={"LoRA minus zero-shot": 0.05},
     limits="The base has 16 heads in all, so that choosing 3 % of them would leave none: the choice of heads is measured beside the rule, with "
@@ -26,7 +26,7 @@ CLAIM = Claim(
     trials=5,
 )
 
-BUDGET = "6000ex"
+BUDGET = "3000ex"
 
 
 def run(lab: Lab) -> Found:

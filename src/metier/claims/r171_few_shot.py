@@ -55,7 +55,8 @@ def run(lab: Lab) -> Found:
         contrast("4 exemplars minus 1, all", [(1.0, every[4])], [(1.0, every[1])]),
         contrast("8 exemplars minus 4, all", [(1.0, every[8])], [(1.0, every[4])]),
     ]
-    curve = ", ".join(f"{shots}: reviews {by['reviews'].per_seed().mean():.3f}, groupings {grouped[shots].per_seed().mean():.3f}" for shots, by in at.items())
+    means = {shots: (by["reviews"].per_seed().mean(), grouped[shots].per_seed().mean()) for shots, by in at.items()}
+    curve = ", ".join(f"{shots}: reviews {one:.3f}, groupings {other:.3f}" for shots, (one, other) in means.items())
     return Found(effects=effects, remarks=[f"scores by number of exemplars: {curve}."])
 
 
@@ -67,9 +68,11 @@ def grouping(number: int) -> Task:
     for kind, label in zip(kinds, labels, strict=True):
         words = rng.sample(GROUPS[kind], len(GROUPS[kind]))
         for split, some in (("train", words[:SHOWN]), ("test", words[SHOWN:])):
-            rows[split] += [Example(id=f"{split}-{w}-{i}", fields={"item": a.format(w)}, target=label) for w in some for i, a in enumerate(ASKED)]
-    for split in rows.values():
-        rng.shuffle(split)
+            rows[split] += [
+                Example(id=f"{split}-{w}-{i}", fields={"item": a.format(w)}, target=label) for w in some for i, a in enumerate(ASKED)
+            ]
+    for examples in rows.values():
+        rng.shuffle(examples)
     dev, train = rows["train"][:20], rows["train"][20:]
     return Task(
         name=f"grouping-{number}", kind="choose", template="Item: {{ item }}\nGroup:", metric="accuracy", choices=labels, train=tuple(train),

@@ -12,7 +12,9 @@ import typer
 from metier.cli import options
 from metier.errors import UserError
 
-Folder = Annotated[str | None, typer.Option("--out", "-o", help="Folder of claims' trials and results. Default for `run`: metier/claims in the cache.")]
+Folder = Annotated[
+    str | None, typer.Option("--out", "-o", help="Folder of claims' trials and results. Default for `run`: metier/claims in the cache.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -39,14 +41,18 @@ def register(app: typer.Typer) -> None:
         from metier.claims import claim, result, table
 
         entry = claim.find(name)
-        _show(table._row(entry, result.stored(entry)), as_json)
+        _show(table.row(entry, result.stored(entry)), as_json)
 
     @group.command()
     def run(
         name: Annotated[str, typer.Argument(help="A claim's name, or its paper's number.")],
         out: Folder = None,
-        quick: Annotated[bool, typer.Option("--quick", help="Few examples and steps, to see that it runs; its verdict says nothing.")] = False,
-        base: Annotated[list[str] | None, typer.Option("--base", "-b", help="Another base in the place of the claim's; once for each of them.")] = None,
+        quick: Annotated[
+            bool, typer.Option("--quick", help="Few examples and steps, to see that it runs; its verdict says nothing.")
+        ] = False,
+        base: Annotated[
+            list[str] | None, typer.Option("--base", "-b", help="Another base in the place of the claim's; once for each of them.")
+        ] = None,
         seeds: Annotated[int | None, typer.Option(help="How many seeds. Default: the claim's.", min=1)] = None,
         store: Annotated[bool, typer.Option("--store", help="Keep the result beside the claims, so that it counts.")] = False,
         quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
@@ -86,7 +92,9 @@ def register(app: typer.Typer) -> None:
             typer.echo(tables.markdown(rows), nl=False)
         else:
             for row in rows:
-                typer.echo(f"{_label(row)}  {row['verdict']}\n{_block(row['statement'])}\n{_block(row['effect'] or 'no result that counts')}")
+                typer.echo(
+                    f"{_label(row)}  {row['verdict']}\n{_block(row['statement'])}\n{_block(row['effect'] or 'no result that counts')}"
+                )
 
 
 def _list() -> None:

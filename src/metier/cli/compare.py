@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -26,6 +27,7 @@ def register(app: typer.Typer) -> None:
         set_: Annotated[list[str] | None, typer.Option("--set", help="A setting, fixed instead of searched: lora.rank=16; may be repeated.")] = None,
         workers: Annotated[int, typer.Option(help="Local processes.", min=1)] = 1,
         ray: Annotated[str | None, typer.Option(help="Address of a Ray cluster, 'auto', or 'local'.")] = None,
+        precision: options.Precision = None,
         allow_leak: options.AllowLeak = False,
         family: options.Family = None,
         dtype: options.Dtype = "float32",
@@ -40,11 +42,15 @@ def register(app: typer.Typer) -> None:
 
         Run the same command again after an interruption: finished trials are not repeated.
         """
+        from metier.study.plan import chosen_methods
+
         wanted = [m.strip() for m in methods.split(",") if m.strip()] if methods else None
+        fixed = _settings(set_ or [], wanted)
+        chosen_methods(wanted, fixed)  # a slip is answered before anything is loaded
+        found = options.load(base, family, dtype, device, chat, truncate)
         _run(
-            tasks, options.load(base, family, dtype, device, chat, truncate), as_json, methods=wanted, budget=budget, retain=retain or (), ood=ood,
-            seeds=seeds, out=out, settings=_settings(set_ or [], wanted), workers=workers, ray=ray, allow_leak=allow_leak, dry_run=dry_run,
-            quiet=quiet or as_json,
+            tasks, found, as_json, methods=wanted, budget=budget, retain=retain or (), ood=ood, seeds=seeds, out=out, settings=fixed,
+            workers=workers, ray=ray, precision=precision, allow_leak=allow_leak, dry_run=dry_run, quiet=quiet or as_json,
         )  # fmt: skip
 
     @app.command()
@@ -76,6 +82,8 @@ def _run(tasks: list[str], base: Any, as_json: bool, **arguments: Any) -> None:
 
     result = compare(tasks, base, **arguments)
     if not result.report:
+        if as_json:
+            typer.echo(json.dumps(result.plan, indent=1))
         return
     show(result.report, result.out, as_json)
     if result.report["trials"]["failed"]:
@@ -95,8 +103,13 @@ def show(report: dict[str, Any], out: Any, as_json: bool) -> None:
     for table in terminal_table(report, console.width):
         console.print(table)
     advice = report["recommendation"]
-    console.print(f"\n[bold]{advice['headline']}[/bold]")
+    console.print()
+    console.print(advice["headline"], style="bold", markup=False)
     console.print(advice["reason"], markup=False)
     for failure in [f for f in report["failures"] if f["status"] == "failed"]:
-        console.print(f"failed: {failure['task']} {failure['method']} seed {failure['seed']}: {failure['reason']}", markup=False)
-    console.print(f"\nreport  {out}/report.html\nbest    {out}/best", markup=False)
+        console.print(f"failed  {failure['task']} {failure['method']} seed {failure['seed']}: {failure['reason']}", markup=False)
+    if report["trials"]["not_run"]:
+        console.print(f"not run {report['trials']['not_run']} of {report['trials']['planned']} trials; the same `metier compare` runs them", markup=False)
+    typer.echo(f"\nreport  {out}/report.html")
+    if (Path(out) / "best").exists():
+        typer.echo(f"best    {out}/best")

@@ -26,29 +26,44 @@ def register(app: typer.Typer) -> None:
         seed: options.Seed = 0,
         out: Annotated[str | None, typer.Option("--out", "-o", help="Write the records here (Parquet).")] = None,
         allow_leak: options.AllowLeak = False,
+        family: options.Family = None,
+        dtype: options.Dtype = "float32",
+        device: options.Device = "auto",
+        chat: options.Chat = None,
         truncate: options.Truncate = False,
         as_json: options.AsJson = False,
     ) -> None:
         """Score MODEL on TASK: score with interval, calibration, tokens and time."""
+        from metier import atomic, check
         from metier.evaluate import metrics, stats, write_records
         from metier.evaluate.measuring import measure
+        from metier.study.report_read import finite
         from metier.task import load_task
+        from metier.task.score import SCORERS
+        from metier.task.task import SPLITS
 
+        check.one_of("--split", split, SPLITS)
+        if out:
+            atomic.writable(Path(out).absolute().parent)
         loaded = load_task(task, allow_leak=allow_leak)
-        specialist = open_model(model, truncate)
+        specialist = open_model(model, family, dtype, device, chat, truncate)
         records = measure(specialist, loaded, split=split, limit=limit, seed=seed)
         if out:
             write_records(Path(out), records)
-        summary: dict[str, Any] = {"model": model, "task": loaded.name, "split": split, **metrics.summary(records)}
-        interval = stats.score_interval(records)
-        summary["interval"] = [interval.low, interval.high]
+        total = SCORERS[loaded.metric].total
+        interval = stats.interval(stats.scores({seed: records}, total))
+        found = finite({"model": model, "task": loaded.name, "split": split, "metric": loaded.metric, **metrics.summary(records, total)})
+        found["interval"] = [interval.low, interval.high]
         if as_json:
-            typer.echo(json.dumps(summary))
+            typer.echo(json.dumps(found))
             return
-        typer.echo(f"{loaded.name} ({split}, {len(records)} examples): {loaded.metric} {interval.value:.3f}, 95 % interval {interval.low:.3f} to {interval.high:.3f}")
-        for name, value in summary.items():
-            if isinstance(value, float) and name not in ("score",):
-                typer.echo(f"  {name:16s} {value:.4g}")
+        shown = f"{loaded.metric} {interval.value:.3f}, 95 % interval {interval.low:.3f} to {interval.high:.3f}"
+        typer.echo(f"{loaded.name} ({split}, {len(records)} examples): {shown}")
+        for name in ("macro_f1", "ece", "adaptive_ece", "brier", "nll"):
+            if found[name] is not None:
+                typer.echo(f"  {name:16s} {found[name]:.4g}")
+        tokens, time = found["tokens"], found["latency"]["mean"]
+        typer.echo(f"  {'per answer':16s} {tokens['in_per_answer']:.0f} tokens read, {tokens['out_per_answer']:.0f} written, {1000 * time:.3g} ms")
 
     @app.command()
     def generate(
@@ -59,6 +74,10 @@ def register(app: typer.Typer) -> None:
         stop: Annotated[list[str] | None, typer.Option(help="End at this text; may be repeated.")] = None,
         task: Annotated[str | None, typer.Option(help="Show the prompt as this task's query (exemplars and passages are then added).")] = None,
         seed: options.Seed = 0,
+        family: options.Family = None,
+        dtype: options.Dtype = "float32",
+        device: options.Device = "auto",
+        chat: options.Chat = None,
         truncate: options.Truncate = False,
         as_json: options.AsJson = False,
     ) -> None:
@@ -69,7 +88,7 @@ def register(app: typer.Typer) -> None:
         texts = [prompt] if prompt is not None else [line.rstrip("\n") for line in sys.stdin]
         if not any(t.strip() for t in texts):
             raise UserError("generate: the prompt is empty. Give a text, or lines on standard input.")
-        specialist = open_model(model, truncate)
+        specialist = open_model(model, family, dtype, device, chat, truncate)
         prompts = [Prompt(t, separator="") for t in texts]
         if task:
             loaded = load_task(task, allow_leak=True)
@@ -81,15 +100,24 @@ def register(app: typer.Typer) -> None:
             typer.echo(json.dumps({"prompt": text, "output": answer.text, "tokens": answer.tokens}) if as_json else answer.text)
 
 
-def open_model(name: str, truncate: bool = False) -> Any:
-    """A saved specialist, or a plain base."""
-    from metier.model import Specialist, load_base
+def open_model(name: str, family: str | None, dtype: str, device: str, chat: bool | None, truncate: bool) -> Any:
+    """A saved specialist (which knows how its base was loaded), or a plain base as the options describe it."""
+    from metier.errors import UserError
+    from metier.model import Specialist
 
-    if (Path(name) / "specialist.json").exists():
-        specialist = Specialist.load(name)
-        specialist.base.truncate = truncate
+    place = Path(name).expanduser()
+    if (place / "specialist.json").exists():
+        if family is not None or dtype != "float32" or chat is not None:
+            raise UserError(f"{name}: is a specialist, which knows its base's family, dtype and chat. Leave --family, --dtype and --chat out.")
+        specialist = Specialist.load(place)
+        specialist.base.model.to(device if device != "auto" else specialist.base.device)
+        specialist.base.truncate = specialist.base.truncate or truncate
         return specialist
-    return Specialist(load_base(name, truncate=truncate))
+    if (place / "plan.json").exists():
+        best = sorted(p.parent for p in (place / "best").rglob("specialist.json"))
+        there = f"Name the specialist in it: {', '.join(map(str, best))}." if best else "It has no best specialist yet."
+        raise UserError(f"{name}: is a study's folder. {there}")
+    return Specialist(options.load(name, family, dtype, device, chat, truncate))
 
 
 def _fields(task: Any, text: str) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def main() -> None:
     """Run the command line."""
     progress.for_terminal()
     try:
-        make_app()(prog_name="metier", standalone_mode=False)
+        code = make_app()(prog_name="metier", standalone_mode=False)  # click turns some exceptions into a returned exit code
     except UserError as error:
         _end(f"error: {error}", 2)
     except Failed as error:
@@ -70,6 +70,9 @@ def main() -> None:
         if out_of_memory(error):
             _end("failed: out of memory. Close other programs, or take a smaller base, shorter prompts or a smaller batch_size.", 1)
         raise
+    if code == 130:
+        _end(STOPPED, 130)
+    raise SystemExit(code if isinstance(code, int) else 0)
 
 
 def _end(text: str, code: int) -> None:

@@ -56,7 +56,8 @@ def _show(method: Method, as_json: bool) -> None:
         return
     about = method.about
     typer.echo(f"{method.name}  (room {method.room}, changes {about.place})\n\n{method.doc}\n")
-    typer.echo(f"Works on    {', '.join(about.families)} bases; tasks of kind {', '.join(about.kinds)}" + (f"; needs {', '.join(about.needs)}" if about.needs else ""))
+    needs = f"; needs {', '.join(about.needs)}" if about.needs else ""
+    typer.echo(f"Works on    {', '.join(about.families)} bases; tasks of kind {', '.join(about.kinds)}{needs}")
     typer.echo(f"Searched    {', '.join(f'{k} in {list(v)}' for k, v in about.search.items()) or 'nothing'}")
     typer.echo(f"File        {method.file}\n\nSettings")
     for setting in method.settings:

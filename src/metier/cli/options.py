@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -20,6 +21,8 @@ Dtype = Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float1
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, mps.")]
 Chat = Annotated[bool | None, typer.Option("--chat/--no-chat", help="Whether prompts go through the tokenizer's chat template.")]
 Truncate = Annotated[bool, typer.Option("--truncate", help="Cut prompts that are too long from the left instead of refusing them.")]
+
+Precision = Annotated[str | None, typer.Option("--precision", help="Of training: float32 or bf16. Default: the faster one here.")]
 
 
 def load(base: str, family: str | None, dtype: str, device: str, chat: bool | None, truncate: bool) -> Any:
@@ -42,24 +45,51 @@ def method_settings(pairs: Sequence[str], methods: Sequence[str]) -> dict[str, d
             owners = [p for p in parts if setting in {s.name for s in find(p).settings}]
             if len(set(owners)) != 1:
                 known = sorted({s.name for p in parts for s in find(p).settings})
-                why = f"{len(set(owners))} of the methods have it" if owners else "no method has it."
-                raise UserError(f"--set {pair!r}: {why}{nearest(setting, known) if not owners else '. Write METHOD.SETTING=VALUE.'}")
+                if not owners:
+                    raise UserError(f"--set {pair!r}: no method has this setting.{nearest(setting, known)}")
+                raise UserError(f"--set {pair!r}: {', '.join(dict.fromkeys(owners))} all have it. Write for instance {owners[0]}.{pair}.")
             method = owners[0]
         found.setdefault(method, {})[setting.replace("-", "_")] = value
     return found
 
 
-def flags(extra: Sequence[str]) -> list[str]:
-    """Free flags ('--rank 16', '--rank=16') as 'rank=16' pairs, for `method_settings`."""
-    pairs, rest = [], list(extra)
+def flag_settings(extra: Sequence[str], method: str) -> dict[str, dict[str, Any]]:
+    """{method: {setting: text}} from free flags: '--rank 16', '--rank=16', in a chain '--lora.rank 16' too."""
+    parts, rest = method.split("+"), list(extra)
+    found: dict[str, dict[str, Any]] = {}
     while rest:
         word = rest.pop(0)
         if not word.startswith("--"):
             raise UserError(f"unexpected argument {word!r}. Settings are flags: --rank 16. See `metier tune --help`.")
         name, equals, value = word[2:].partition("=")
+        owner, dot, setting = name.rpartition(".")
+        setting = setting.replace("-", "_")
+        if dot and owner not in parts:
+            raise UserError(f"flag --{name}: {owner!r} is not among the methods {', '.join(parts)}.{nearest(owner, parts)}")
+        owners = [owner] if dot else [p for p in parts if setting in {s.name for s in find(p).settings}]
+        if not owners:
+            known = sorted({s.name.replace("_", "-") for p in parts for s in find(p).settings} | set(TUNE_FLAGS))
+            raise UserError(f"unknown flag --{name}.{nearest(name, known)} `metier methods show {parts[0]}` says what the settings do.")
+        if len(owners) > 1:
+            raise UserError(f"flag --{name}: {' and '.join(owners)} both have it. Write --{owners[0]}.{name} or --{owners[1]}.{name}.")
         if not equals:
             if not rest or rest[0].startswith("--"):
-                raise UserError(f"flag {word} needs a value.")
+                raise UserError(f"flag --{name} needs a value.")
             value = rest.pop(0)
-        pairs.append(f"{name.replace('-', '_')}={value}")
-    return pairs
+        found.setdefault(owners[0], {})[setting] = value
+    return found
+
+
+TUNE_FLAGS = ("base", "out", "budget", "seed", "precision", "force", "allow-leak", "family", "dtype", "device", "chat", "truncate", "json")
+
+
+def free(out: Path, force: bool) -> None:
+    """Check that a specialist may be saved at OUT: nothing is there, or an empty folder, or with `force` another specialist."""
+    from metier import atomic
+
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        if not (out / "specialist.json").exists():
+            raise UserError(f"{out}: holds something that is no specialist and is not replaced. Choose another folder with -o.")
+        if not force:
+            raise UserError(f"{out}: holds a specialist already. Choose another folder with -o, or replace it with --force.")
+    atomic.writable(out)

@@ -55,6 +55,7 @@ def register(app: typer.Typer) -> None:
             return
         typer.echo((found.__doc__ or "").strip() + "\n")
         for task in found.tasks().values():
-            typer.echo(f"--- {task.name}: {task.kind}, {len(task.train)} train, {len(task.dev)} dev, {len(task.test)} test, {len(task.ood)} ood, {len(task.documents)} documents")
+            sizes = ", ".join(f"{len(getattr(task, part))} {part}" for part in ("train", "dev", "test", "ood", "documents"))
+            typer.echo(f"--- {task.name}: {task.kind}, {sizes}")
             for example in list(task.train or task.dev or task.test)[:3]:
                 typer.echo(f"{task.prompt(example).text()}{task.separator}{example.answer}\n")

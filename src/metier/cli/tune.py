@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -23,7 +25,8 @@ def register(app: typer.Typer) -> None:
         out: options.Out = "specialist",
         budget: Annotated[str | None, typer.Option(help="What it may spend: 90s, 5m, 2000ex, 1e6tok.")] = None,
         seed: options.Seed = 0,
-        force: Annotated[bool, typer.Option("--force", help="Replace what is in OUT.")] = False,
+        precision: options.Precision = None,
+        force: Annotated[bool, typer.Option("--force", help="Replace the specialist that is in OUT.")] = False,
         allow_leak: options.AllowLeak = False,
         family: options.Family = None,
         dtype: options.Dtype = "float32",
@@ -35,42 +38,93 @@ def register(app: typer.Typer) -> None:
         """Specialise BASE on TASK by METHOD and save the specialist in OUT.
 
         The method's settings are flags too: `metier tune lora TASK --rank 16 --lr 1e-3`. `metier methods show lora` lists them.
+        Nothing is searched: what is not given keeps its default. Run the same command again after an interruption.
         """
-        from metier import atomic, progress
-        from metier.errors import UserError
-        from metier.evaluate.measuring import measure
-        from metier.study import adapt
-        from metier.study.trial import reload_gap
+        from metier import check
+        from metier.study.plan import chosen_methods
         from metier.task import load_task
-        from metier.train import Budget, Run
+        from metier.train import Budget
 
-        settings = options.method_settings(options.flags(context.args), [method])
-        target = Path(out)
-        if target.exists() and not force:
-            raise UserError(f"{out}: exists already. Choose another folder with -o, or replace it with --force.")
-        atomic.writable(target)
+        settings = options.flag_settings(context.args, method)
+        chosen_methods([method], settings)  # a slip is answered before anything is loaded
+        wanted = Budget.parse(budget) if budget else None
+        if precision is not None:
+            check.one_of("--precision", precision, ("float32", "bf16"))
+        options.free(Path(out), force)
         loaded = load_task(task, allow_leak=allow_leak)
         found = options.load(base, family, dtype, device, chat, truncate)
-        spend = Budget.parse(budget) if budget else Budget(max(2000, 3 * len(loaded.train)))
-        with progress.bar(f"{method} on {loaded.name}", 1.0) as advance:
-            shown = 0.0
-
-            def tell(step: int, steps: int, loss: float) -> None:
-                nonlocal shown
-                if step == steps or step / steps - shown > 0.05:
-                    advance(step / steps - shown, f"step {step}/{steps}, loss {loss:.3f}")
-                    shown = step / steps
-
-            run = Run(seed=seed, budget=spend.share(1 / len(method.split("+"))), workdir=target.parent / f".{target.name}.work", tell=tell, say=progress.say)
-            specialist = adapt(method, loaded, found, settings=settings, budget=spend, seed=seed, run=run)
-        specialist.save(target)
-        gap = reload_gap(specialist, target, loaded.sealed())
-        dev = measure(specialist, loaded, split="dev") if len(loaded.dev) else []
-        score = sum(r.score for r in dev) / len(dev) if dev else None
-        facts = {"out": out, "method": method, "task": loaded.name, "dev_score": score, "reload_gap": gap, "stored_bytes": sum(c.stored_bytes() for c in specialist.changes)}
+        spend = wanted or Budget(max(2000, 3 * len(loaded.train)))
+        facts = _tune(method, loaded, found, settings, spend, seed, precision, Path(out))
         if as_json:
             typer.echo(json.dumps(facts))
             return
-        typer.echo(f"saved {out}: {method} on {loaded.name}; {facts['stored_bytes']} bytes; dev score {'unknown (no dev split)' if score is None else f'{score:.3f}'}")
-        if gap is not None:
-            typer.echo(f"loaded again, log-probabilities differ by at most {gap:.2g}")
+        score = "unknown (no dev split)" if facts["dev_score"] is None else f"{facts['dev_score']:.3f}"
+        typer.echo(f"saved {out}: {method} on {loaded.name}; {facts['stored_bytes']} bytes; dev score {score}")
+        if facts["reload_gap"] is not None:
+            typer.echo(f"loaded again, log-probabilities differ by at most {facts['reload_gap']:.2g}")
+
+
+def _tune(
+    method: str, task: Any, base: Any, settings: dict[str, dict[str, Any]], budget: Any, seed: int, precision: str | None, out: Path
+) -> dict[str, Any]:  # fmt: skip
+    """Make the specialist and save it; a checkpoint beside OUT is what an interrupted run goes on from."""
+    from metier import progress
+    from metier.errors import Failed, UserError
+    from metier.evaluate import metrics
+    from metier.evaluate.measuring import measure
+    from metier.method import find
+    from metier.model import Specialist
+    from metier.study import adapt
+    from metier.study.plan import fitting, training_seconds
+    from metier.study.trial import Job, inapplicable, reload_gap
+    from metier.task.score import SCORERS
+    from metier.train import Run
+    from metier.train.precision import probe
+
+    job = Job(method, task.sealed(), seed, budget, precision or "float32", settings)
+    if reason := inapplicable(job, base):
+        raise UserError(reason)
+    fitting(base, task)
+    training, seconds, chosen = [p for p in job.parts if find(p).about.trains], None, precision or "float32"
+    if training:
+        fastest, each = probe(Specialist(base), job.task)
+        chosen, seconds = precision or fastest, training_seconds(job, each)
+        progress.say(f"{method} on {task.name}: training in {chosen}, about {progress.spoken(seconds)}, memory about {_memory(job, base):.1f} GB")
+    place = out.absolute().parent / f".{out.absolute().name}.work"
+    named = json.dumps([method, settings, str(budget), seed, chosen, task.digest(), base.fingerprint, base.chat, base.truncate], sort_keys=True, default=str)
+    work = place / hashlib.sha256(named.encode()).hexdigest()[:16]
+    try:
+        with progress.bar(f"{method} on {task.name}", max(1, len(training)), expected=seconds) as advance:
+            run = Run(seed=seed, budget=budget, precision=chosen, workdir=work, tell=_told(advance), say=progress.say)
+            specialist = adapt(method, task, base, settings=settings, run=run)
+        specialist.save(out)
+    except Failed:
+        shutil.rmtree(place, ignore_errors=True)
+        raise
+    shutil.rmtree(place, ignore_errors=True)
+    dev = measure(specialist, task, split="dev", seed=seed) if len(task.dev) else []
+    return {
+        "out": str(out), "method": method, "task": task.name, "dev_score": metrics.score(dev, SCORERS[task.metric].total) if dev else None,
+        "reload_gap": reload_gap(specialist, out, job.task), "stored_bytes": sum(c.stored_bytes() for c in specialist.changes),
+    }  # fmt: skip
+
+
+def _told(advance: Any) -> Any:
+    """Progress of training, said at most twenty times a part."""
+    shown = 0.0
+
+    def tell(step: int, steps: int, loss: float) -> None:
+        nonlocal shown
+        now = step / steps
+        shown = 0.0 if now < shown else shown  # the next part of a chain begins
+        if step == steps or now - shown > 0.05:
+            advance(now - shown, f"step {step}/{steps}, loss {loss:.3f}")
+            shown = now
+
+    return tell
+
+
+def _memory(job: Any, base: Any) -> float:
+    from metier.study.plan import memory_of
+
+    return float(memory_of(job, base)) / 1e9

@@ -17,7 +17,8 @@ from metier.errors import UserError
 
 def pack(delta: Delta) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """(header, tensors) of a delta, ready for JSON and safetensors."""
-    header, tensors = {}, {}
+    header: dict[str, dict[str, Any]] = {}
+    tensors: dict[str, Tensor] = {}
     for name, entry in delta.entries.items():
         tensors.update({k: t.detach().to("cpu").contiguous() for k, t in tensors_of(name, entry).items()})
         header[name] = {"kind": type(entry).__name__.lower(), "shape": list(entry.shape)}
@@ -36,13 +37,17 @@ def unpack(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Delta:
             raise UserError(f"delta: the header names '{key}', the tensor file lacks it. The file is damaged; make it again.")
         left.discard(key)
         if tensors[key].isnan().any():
-            raise UserError(f"delta: '{key}' holds values that are not numbers. The file is damaged or its training diverged; make it again.")
+            raise UserError(
+                f"delta: '{key}' holds values that are not numbers. The file is damaged or its training diverged; make it again."
+            )
         return tensors[key]
 
     for name, facts in header["entries"].items():
         entries[name] = _entry(name, facts, take)
         if list(entries[name].shape) != list(facts["shape"]):
-            raise UserError(f"delta: '{name}' has shape {list(entries[name].shape)}, its header says {facts['shape']}. The file is damaged.")
+            raise UserError(
+                f"delta: '{name}' has shape {list(entries[name].shape)}, its header says {facts['shape']}. The file is damaged."
+            )
     if left:
         raise UserError(f"delta: the tensor file holds {len(left)} tensors that the header does not name, the first '{sorted(left)[0]}'.")
     return Delta(entries, header["base"], header["provenance"])
@@ -62,7 +67,9 @@ def _entry(name: str, facts: Mapping[str, Any], take: Any) -> Entry:
         case "sparse":
             shape, indices, values = torch.Size(facts["shape"]), take(f"{name}|indices"), take(f"{name}|values")
             if indices.dtype != torch.int64 or indices.ndim != 1 or indices.shape != values.shape:
-                raise UserError(f"delta: '{name}' has {list(indices.shape)} indices ({indices.dtype}) for {list(values.shape)} values. The file is damaged.")
+                raise UserError(
+                    f"delta: '{name}' has {list(indices.shape)} indices ({indices.dtype}) for {list(values.shape)} values. The file is damaged."
+                )
             rising = bool((indices[1:] > indices[:-1]).all()) if indices.numel() > 1 else True
             inside = indices.numel() == 0 or (int(indices[0]) >= 0 and int(indices[-1]) < shape.numel())
             if not rising or not inside:

@@ -46,7 +46,7 @@ class Base:
     truncate: bool = False
     path: str = ""
     parameters: int = field(init=False, default=0)
-    _tails: dict[tuple[str, str], list[int]] = field(default_factory=dict, repr=False)
+    _tails: dict[tuple[str, str], list[int]] = field(init=False, default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         self.parameters = sum(p.numel() for p in self.model.parameters()) if isinstance(self.model, nn.Module) else 0
@@ -129,7 +129,9 @@ def load_base(
     try:
         config = AutoConfig.from_pretrained(path, **options)
     except (OSError, ValueError, json.JSONDecodeError) as error:
-        raise UserError(f"base {name}: no readable config.json ({_first(error)}). Give a folder in Hugging Face form or a model name.") from error
+        raise UserError(
+            f"base {name}: no readable config.json ({_first(error)}). Give a folder in Hugging Face form or a model name."
+        ) from error
     family = family or _family(config, str(name))
     tokenizer = _tokenizer(AutoTokenizer, path, options, str(name))
     model = _model(family, path, config, options, DTYPES[dtype], str(name))
@@ -212,7 +214,9 @@ def _model(family: Family, path: str, config: Any, options: dict[str, Any], dtyp
     auto = {"causal": "AutoModelForCausalLM", "seq2seq": "AutoModelForSeq2SeqLM", "encoder": "AutoModel"}[family]
     if Path(path).is_dir() and not any(Path(path).glob("*.safetensors")):
         others = sorted(p.name for p in Path(path).glob("*") if p.suffix in (".bin", ".pt", ".pth", ".pkl", ".h5"))
-        found = f" It holds {', '.join(others)}: pickled weights can run code and are refused; convert them to safetensors." if others else ""
+        found = (
+            f" It holds {', '.join(others)}: pickled weights can run code and are refused; convert them to safetensors." if others else ""
+        )
         raise UserError(f"base {name}: no *.safetensors in {path}.{found}")
     before = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
@@ -231,7 +235,9 @@ def _model(family: Family, path: str, config: Any, options: dict[str, Any], dtyp
         transformers.logging.set_verbosity(before)
     missing = [k for k in info["missing_keys"] if "pooler" not in k and "position_ids" not in k]
     if missing:
-        raise UserError(f"base {name}: {len(missing)} tensors are missing from the weights, the first '{sorted(missing)[0]}'. Wrong family or damaged?")
+        raise UserError(
+            f"base {name}: {len(missing)} tensors are missing from the weights, the first '{sorted(missing)[0]}'. Wrong family or damaged?"
+        )
     return model
 
 

@@ -10,8 +10,7 @@ of their own, or no cache at all.
 from __future__ import annotations
 
 import contextlib
-import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +19,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from metier.model.ability import ability, attention_mask, keep, takes_positions, vocabulary
+from metier.model.answers import Ends, Generated, pick, stream
 from metier.model.tree import Tree, tree
 
 TOKENS_PER_BATCH = 8192
@@ -34,15 +34,6 @@ class Voice:
     model: Any
     prefix: Tensor | None = None
     attach: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
-
-
-@dataclass(frozen=True)
-class Generated:
-    """One answer: its text (cut at a stop text), how many tokens were written, and their mean log-probability."""
-
-    text: str
-    tokens: int
-    logprob: float
 
 
 @dataclass
@@ -101,9 +92,13 @@ class CausalReader:
             write = self._write if self._caches() else self._write_plain
             longest = max(map(len, prompts), default=0) + max_new_tokens + max(past.lengths) - past.shared
             even = max(past.lengths) > 0 and not self._reads_trees(longest)
-            for rows in self._batches([len(p) - past.shared for p in prompts], [max_new_tokens] * len(prompts), every_token=False, even=even):
+            for rows in self._batches(
+                [len(p) - past.shared for p in prompts], [max_new_tokens] * len(prompts), every_token=False, even=even
+            ):
                 streams = [stream(seeds[i]) for i in rows] if seeds and temperature > 0 else None
-                for i, answer in zip(rows, write([prompts[i] for i in rows], past, max_new_tokens, stop, temperature, streams), strict=True):
+                for i, answer in zip(
+                    rows, write([prompts[i] for i in rows], past, max_new_tokens, stop, temperature, streams), strict=True
+                ):
                     out[i] = answer
         return [a for a in out if a is not None]
 
@@ -120,7 +115,9 @@ class CausalReader:
                 out[rows] = ((hidden * weight).sum(1) / weight.sum(1)).cpu()
         return out
 
-    def _batches(self, lengths: Sequence[int], extra: Sequence[int], *, every_token: bool = True, even: bool = False) -> Iterator[list[int]]:
+    def _batches(
+        self, lengths: Sequence[int], extra: Sequence[int], *, every_token: bool = True, even: bool = False
+    ) -> Iterator[list[int]]:
         """Rows by length. even: of one length, so that no padding stands between what is shared and the rest, where a model
         measures distances by place (sliding windows, biases by distance).
         """
@@ -159,7 +156,8 @@ class CausalReader:
         shared = _common(prompts) if len(prompts) > 1 else 0
         if shared < SHARE_AT_LEAST:
             shared = 0
-        layers, lengths = [], []
+        layers: list[list[tuple[Tensor, Tensor]]] = []
+        lengths: list[int] = []
         for voice in self.voices:
             soft = 0 if voice.prefix is None else voice.prefix.shape[0]
             lengths.append(soft + shared)
@@ -229,7 +227,10 @@ class CausalReader:
             ids, _ = _right_pad(part, 0, self.device)
             logits = [h.expand(len(part), -1, -1) for h in heads]
             if ids.shape[1] > 1:
-                more = [w.model(input_ids=ids[:, :-1], past_key_values=read.cache(v, len(part)), use_cache=True).logits for v, w in enumerate(self.voices)]
+                more = [
+                    w.model(input_ids=ids[:, :-1], past_key_values=read.cache(v, len(part)), use_cache=True).logits
+                    for v, w in enumerate(self.voices)
+                ]
                 logits = [torch.cat([h, m], 1) for h, m in zip(logits, more, strict=True)]
             scores.append(_sums(self.fuse(logits), part))
         return torch.cat(scores)
@@ -293,9 +294,9 @@ class CausalReader:
         ends = Ends(self.tokenizer, self.voices[0].model, stop)
         written: list[list[int]] = [[] for _ in prompts]
         logprobs, active = [0.0] * len(prompts), list(range(len(prompts)))
-        for _ in range(limit):
+        for _step in range(limit):
             rows = [prompts[i] + written[i] for i in active]
-            ids, mask = _right_pad(rows, 0, self.device)
+            ids, _mask = _right_pad(rows, 0, self.device)
             back = [ids.shape[1] - len(r) for r in rows]
             width = 1 + max(back)
             logits = self.fuse([self._whole(v, ids, width) for v in self.voices])
@@ -315,42 +316,11 @@ class CausalReader:
             options: dict[str, Any] = {}
             if takes_positions(voice.model):
                 options["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)[:, -feed.shape[1] :]
-            result = voice.model(input_ids=feed, attention_mask=mask, past_key_values=cache, use_cache=True, **keep(voice.model, 1), **options)
+            result = voice.model(
+                input_ids=feed, attention_mask=mask, past_key_values=cache, use_cache=True, **keep(voice.model, 1), **options
+            )
             logits.append(result.logits[:, -1])
         return self.fuse(logits)
-
-
-class Ends:
-    """When an answer is over: an end token, or a stop text in what was written (white space before the answer does not count)."""
-
-    def __init__(self, tokenizer: Any, model: Any, stop: Sequence[str]) -> None:
-        ids = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-        listed = ids if isinstance(ids, list) else [ids]
-        self.tokens = {i for i in (*listed, tokenizer.eos_token_id) if i is not None}
-        self.tokenizer, self.stop = tokenizer, tuple(stop)
-        self.longest = max(map(len, self.stop), default=0)
-
-    def reached(self, written: list[int]) -> bool:
-        """Whether the answer ended with its last token."""
-        if written[-1] in self.tokens:
-            return True
-        tail = self.tokenizer.decode(written[-(self.longest + 2) :]) if self.stop else ""  # a token may be less than a character
-        return any(s in tail for s in self.stop) and any(s in self._decoded(written) for s in self.stop)
-
-    def text(self, written: list[int]) -> str:
-        """The text before the first stop."""
-        text = self._decoded(written)
-        return min((text.split(s)[0] for s in self.stop), key=len, default=text)
-
-    def _decoded(self, written: list[int]) -> str:
-        return self.tokenizer.decode([t for t in written if t not in self.tokens], skip_special_tokens=True).lstrip()
-
-
-def pick(logits: Tensor, temperature: float, streams: Sequence[torch.Generator] | None) -> tuple[Tensor, list[float]]:
-    """(a token a row, its log-probability): the likeliest at temperature 0, else drawn."""
-    scores = logits.float().log_softmax(-1)
-    token = scores.argmax(-1) if temperature <= 0 else _sample(scores / temperature, streams)
-    return token, scores.gather(1, token.unsqueeze(1)).squeeze(1).tolist()
 
 
 def _sums(logits: Tensor, choices: Sequence[list[int]]) -> Tensor:
@@ -378,16 +348,3 @@ def _common(rows: Sequence[list[int]]) -> int:
     low, high = min(rows), max(rows)
     limit = min(map(len, rows)) - 1
     return next((i for i in range(limit) if low[i] != high[i]), max(0, limit))
-
-
-def stream(seed: str) -> torch.Generator:
-    """The random numbers of a seed text."""
-    return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:7]))
-
-
-def _sample(scores: Tensor, streams: Iterable[torch.Generator] | None) -> Tensor:
-    """One token a row, by inverse transform: the first token at which the running sum of probabilities passes a uniform draw."""
-    sums = scores.softmax(-1).double().cumsum(-1)
-    draws = torch.cat([torch.rand(1, generator=g, dtype=torch.float64) for g in streams]) if streams else torch.rand(len(scores), dtype=torch.float64)
-    limit = (draws.to(sums.device) * sums[:, -1]).unsqueeze(1)
-    return torch.searchsorted(sums, limit, right=True).squeeze(1).clamp(max=scores.shape[1] - 1)

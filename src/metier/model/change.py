@@ -185,7 +185,9 @@ def load(place: Path, *, base: str | None = None) -> Change:
     if not isinstance(card, dict) or {"format", "type", "base", "state"} - set(card):
         raise UserError(f"{place}/change.json: lacks {sorted({'format', 'type', 'base', 'state'} - set(card))}. The file is damaged.")
     if card["format"] != FORMAT:
-        raise UserError(f"{place}/change.json: format {card['format']!r}; this version reads {FORMAT}. Use the metier version that wrote it.")
+        raise UserError(
+            f"{place}/change.json: format {card['format']!r}; this version reads {FORMAT}. Use the metier version that wrote it."
+        )
     if base is not None and card["base"] != base:
         raise BaseMismatch(f"{place}: made from base {str(card['base'])[:16]}, not {base[:16]}. Load it on the base it was made from.")
     try:

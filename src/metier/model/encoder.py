@@ -84,7 +84,9 @@ def pad(rows: Sequence[dict[str, list[int]]], base: Base) -> dict[str, Tensor]:
     """A batch padded on the right."""
     width = max(len(r["input_ids"]) for r in rows)
     fill = {"input_ids": base.tokenizer.pad_token_id, "attention_mask": 0, "token_type_ids": 0}
-    fill = {k: v for k, v in fill.items() if k in inspect.signature(base.model.forward).parameters}  # some tokenizers give types nobody reads
+    fill = {
+        k: v for k, v in fill.items() if k in inspect.signature(base.model.forward).parameters
+    }  # some tokenizers give types nobody reads
     return {k: torch.tensor([r[k] + [fill[k]] * (width - len(r[k])) for r in rows], device=base.device) for k in rows[0] if k in fill}
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache
 
+from metier.model.answers import Ends, Generated, pick, stream
 from metier.model.base import Base
-from metier.model.causal import Ends, Generated, pick, stream
 
 ROWS = 32
 
@@ -32,7 +32,9 @@ class Seq2SeqReader:
                 state = self.base.model.get_encoder()(input_ids=ids).last_hidden_state
                 labels = pad_labels(options).to(self.base.device)
                 result = self.base.model(
-                    encoder_outputs=(state.expand(len(options), -1, -1),), attention_mask=torch.ones_like(ids).expand(len(options), -1), labels=labels
+                    encoder_outputs=(state.expand(len(options), -1, -1),),
+                    attention_mask=torch.ones_like(ids).expand(len(options), -1),
+                    labels=labels,
                 )
                 logprobs = result.logits.float().log_softmax(-1)
                 picked = logprobs.gather(2, labels.clamp(min=0).unsqueeze(2)).squeeze(2)
@@ -51,7 +53,9 @@ class Seq2SeqReader:
             for start in range(0, len(order), ROWS):
                 rows = order[start : start + ROWS]
                 streams = [stream(seeds[i]) for i in rows] if seeds and temperature > 0 else None
-                for i, answer in zip(rows, self._write([prompts[i] for i in rows], max_new_tokens, stop, temperature, streams), strict=True):
+                for i, answer in zip(
+                    rows, self._write([prompts[i] for i in rows], max_new_tokens, stop, temperature, streams), strict=True
+                ):
                     out[i] = answer
         return out
 
@@ -67,7 +71,9 @@ class Seq2SeqReader:
         written: list[list[int]] = [[] for _ in prompts]
         logprobs, active = [0.0] * len(prompts), list(range(len(prompts)))
         for _ in range(limit):
-            result = base.model(encoder_outputs=(state,), attention_mask=mask, decoder_input_ids=feed, past_key_values=cache, use_cache=True)
+            result = base.model(
+                encoder_outputs=(state,), attention_mask=mask, decoder_input_ids=feed, past_key_values=cache, use_cache=True
+            )
             token, picked = pick(result.logits[:, -1], temperature, [streams[i] for i in active] if streams else None)
             for row, new, logprob in zip(active, token.tolist(), picked, strict=True):
                 written[row].append(new)

@@ -93,7 +93,10 @@ class Specialist:
         else:
             found = self._answer_rank(task, examples)
         share = (time.perf_counter() - started) / len(examples)
-        return [Answer(output, choices, logprobs, confidence, t_in, t_out, share, prompt) for output, choices, logprobs, confidence, t_in, t_out, prompt in found]
+        return [
+            Answer(output, choices, logprobs, confidence, t_in, t_out, share, prompt)
+            for output, choices, logprobs, confidence, t_in, t_out, prompt in found
+        ]
 
     def choose(self, task: Task, examples: Sequence[Example]) -> list[Tensor]:
         """Log-probabilities over each example's choices, after all changes."""
@@ -102,11 +105,19 @@ class Specialist:
         return [reduce(lambda s, c: c.rescore(s, task), outs, r.float().log_softmax(-1)).log_softmax(-1) for r in raw]
 
     def generate(
-        self, prompts: Sequence[Prompt], *, max_new_tokens: int, stop: Sequence[str] = (), temperature: float = 0.0, seeds: Sequence[str] | None = None
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        max_new_tokens: int,
+        stop: Sequence[str] = (),
+        temperature: float = 0.0,
+        seeds: Sequence[str] | None = None,
     ) -> list[Generated]:
         """Answers to prompts as they are (changes of the input are not applied again), greedy or sampled."""
         if self.base.family == "encoder":
-            raise UserError(f"{self.base.name} is an encoder and cannot generate text. Use a causal or seq2seq base, or a task of kind 'choose'.")
+            raise UserError(
+                f"{self.base.name} is an encoder and cannot generate text. Use a causal or seq2seq base, or a task of kind 'choose'."
+            )
         room = max_new_tokens + self._soft()
         ids = [self.base.fits(self.base.encode_prompt(p)[1], room, f"prompt {i}") for i, p in enumerate(prompts)]
         return self._reader().generate(ids, max_new_tokens=max_new_tokens, stop=stop, temperature=temperature, seeds=seeds)
@@ -119,6 +130,10 @@ class Specialist:
         for i, (prompt, listed) in enumerate(zip(prompts, continuations, strict=True)):
             text, tokens = self.base.encode_prompt(prompt)
             answers = [self.base.encode_answer(text, c, separator=prompt.separator) for c in listed]
+            if not answers or not all(answers):
+                raise UserError(
+                    f"prompt {i}: continuations {list(listed)!r} are none, or one of them has no tokens. Give every one a text."
+                )
             ids.append(self.base.fits(tokens, max(map(len, answers)) + self._soft(), f"prompt {i}"))
             options.append(answers)
         return self._reader().choose(ids, options)
@@ -164,7 +179,9 @@ class Specialist:
             raise UserError(f"{place}: not a saved specialist ({error!r}). A specialist is a folder with specialist.json.") from error
         found = load_base(base if base is not None else name, **options)
         if found.fingerprint != fingerprint:
-            raise BaseMismatch(f"{place}: made from base {fingerprint[:16]}, not {found.fingerprint[:16]} ({found.name}). Give the base it was made from.")
+            raise BaseMismatch(
+                f"{place}: made from base {fingerprint[:16]}, not {found.fingerprint[:16]} ({found.name}). Give the base it was made from."
+            )
         changes = tuple(changes_on_disk.load(place / n, base=found.fingerprint) for n in names)
         for change in changes:
             if isinstance(change, InputChange):
@@ -188,7 +205,9 @@ class Specialist:
         speaking = [(c, list(c.voices(self.base))) for c in self._of(OutputChange)]
         if self.base.family == "seq2seq":
             if self._soft() or any(own for _, own in speaking):
-                raise UserError(f"{self.base.name}: soft prompts and other models' voices are read by causal bases only. Leave that change out.")
+                raise UserError(
+                    f"{self.base.name}: soft prompts and other models' voices are read by causal bases only. Leave that change out."
+                )
             return Seq2SeqReader(self.base, self._attach)
         voices = [Voice(self.base.model, self.prefix(), self._attach), *(v for _, vs in speaking for v in vs)]
 
@@ -218,7 +237,9 @@ class Specialist:
             if empty := [c for c, a in zip(listed, answers, strict=True) if not a]:
                 raise UserError(f"task {task.name}, example {example.id}: choice {empty[0]!r} has no tokens. Give every choice a text.")
             tokens = self.base.fits(tokens, max(map(len, answers)) + self._soft(), f"task {task.name}, example {example.id}")
-            prompts.append(text), ids.append(tokens), options.append(answers)
+            prompts.append(text)
+            ids.append(tokens)
+            options.append(answers)
         return self._reader().choose(ids, options), prompts, [len(i) for i in ids]
 
     def _soft(self) -> int:
@@ -240,7 +261,7 @@ class Specialist:
         coded = [self.base.encode_prompt(p) for p in prompts] if self.base.family != "encoder" else [("", [])] * len(prompts)
         for example, (_, ids) in zip(examples, coded, strict=True):
             self.base.fits(ids, task.max_new_tokens + self._soft(), f"task {task.name}, example {example.id}")
-        options = {"max_new_tokens": task.max_new_tokens, "stop": task.stop}
+        options: dict[str, Any] = {"max_new_tokens": task.max_new_tokens, "stop": task.stop}
         voting = next((c for c in reversed(self._of(OutputChange)) if c.samples() is not None), None)
         if voting is None:
             written = self.generate(prompts, **options)
@@ -264,5 +285,7 @@ class Specialist:
         likeness = self.embed(texts) @ documents.T
         top = likeness.topk(min(depth, len(task.documents)), dim=1).indices.tolist()
         count = [len(self.base.encode(t)) for t in texts]
-        return [(json.dumps([task.documents[j].id for j in row]), None, None, None, c, 0, t) for row, c, t in zip(top, count, texts, strict=True)]
-
+        return [
+            (json.dumps([task.documents[j].id for j in row]), None, None, None, c, 0, t)
+            for row, c, t in zip(top, count, texts, strict=True)
+        ]

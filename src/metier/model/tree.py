@@ -41,7 +41,9 @@ class Tree:
 
     def gather(self, logprob_of: Tensor) -> Tensor:
         """(tokens of all choices,) log-probabilities summed by choice: (choices,)."""
-        return torch.zeros(self.choices, dtype=logprob_of.dtype, device=logprob_of.device).index_add(0, self.owner.to(logprob_of.device), logprob_of)
+        return torch.zeros(self.choices, dtype=logprob_of.dtype, device=logprob_of.device).index_add(
+            0, self.owner.to(logprob_of.device), logprob_of
+        )
 
 
 def tree(choices: Sequence[Sequence[int]]) -> Tree:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import io
 import multiprocessing
 import os
@@ -11,7 +12,7 @@ import socket
 import tarfile
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,26 +88,34 @@ def in_processes(jobs: Sequence[Job], base: Base, out: Path, done: Done, workers
 
 def on_ray(jobs: Sequence[Job], base: Base, out: Path, done: Done, address: str) -> None:
     """On a Ray cluster ('auto', 'local', or an address). Trial folders travel back as archives, so no shared disk is needed."""
+    with cluster(address) as ray:
+        _spread(ray, jobs, base, out, done)
+
+
+@contextlib.contextmanager
+def cluster(address: str) -> Iterator[Any]:
+    """Ray, connected for the time of a with-block (or for longer, where it was before). Raises UserError where nobody answers."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
         import ray
     except ImportError as error:
         raise UserError("--ray needs Ray, which is not installed. Run: pip install 'metier[ray]'.") from error
-    ours = not ray.is_initialized()
-    if ours:
-        _answers(address)
-        handed = {k: os.environ[k] for k in HANDED_ON if k in os.environ}
-        environment = {} if address == "local" or not handed else {"runtime_env": {"env_vars": handed}}  # a local Ray has our environment
-        try:
-            ray.init(address=address, log_to_driver=False, configure_logging=False, **environment)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise UserError(f"--ray {address}: no Ray cluster answers there ({_short(error)}). Start one with `ray start --head`, or say --ray local.") from error
+    if ray.is_initialized():
+        yield ray
+        return
+    _answers(address)
+    handed = {k: os.environ[k] for k in HANDED_ON if k in os.environ}
+    environment = {} if address == "local" or not handed else {"runtime_env": {"env_vars": handed}}  # a local Ray has our environment
     try:
-        _spread(ray, jobs, base, out, done)
+        ray.init(address=address, log_to_driver=False, configure_logging=False, **environment)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        why = f"no Ray cluster answers there ({_short(error)})"
+        raise UserError(f"--ray {address}: {why}. Start one with `ray start --head`, or say --ray local.") from error
+    try:
+        yield ray
     finally:
-        if ours:
-            ray.shutdown()
+        ray.shutdown()
 
 
 def _spread(ray: Any, jobs: Sequence[Job], base: Base, out: Path, done: Done) -> None:
@@ -156,9 +165,14 @@ def _start(spec: BaseSpec, name: str, threads: int) -> None:
     progress.for_terminal()
     parent = multiprocessing.parent_process()
     if parent is not None:
-        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(threads)
     _loaded(spec, name)
+
+
+def _end_with(parent: Any) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def _loaded(spec: BaseSpec, name: str) -> Base:

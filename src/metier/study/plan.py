@@ -34,6 +34,7 @@ REFERENCE = "zero-shot"
 LEAST_BUDGET, EPOCHS = 2000, 3
 OVERHEAD, SAVING = 0.3, 2e-8  # seconds of a trial that are no model's, and per parameter
 CHARACTERS_PER_TOKEN = 4.0
+LEARNT = ("train", "dev")
 SPARE = 16  # tokens that special tokens and the ends of texts may add to their bytes
 log = logging.getLogger(__name__)
 
@@ -147,6 +148,8 @@ def fitting(base: Base, task: Task) -> None:
 
     Only prompts with as many bytes as the base reads tokens are encoded. With `truncate`, what will be cut is said instead.
     """
+    if base.family == "encoder" and task.kind == "generate":
+        return  # not tried
     plain, long, first = Specialist(base), 0, ""
     known: dict[tuple[str, ...], int] = {}
     for split in SPLITS:
@@ -158,14 +161,14 @@ def fitting(base: Base, task: Task) -> None:
                     total = len(base.tokenizer(*([text] if isinstance(text, str) else text), verbose=False)["input_ids"])
             else:
                 prompt = plain.prompt(task, example)
-                choices = task.choices_of(example) if task.kind == "choose" else (example.answer,) if split in ("train", "dev") else ()
+                choices = task.choices_of(example) if task.kind == "choose" else (example.answer,) if split in LEARNT else ()
                 if choices not in known:
                     known[choices] = max((len(c.encode()) for c in choices), default=0) + SPARE
                 room = max(known[choices], task.max_new_tokens if task.kind == "generate" else 0)
                 total = 0
                 if base.chat or len(prompt.text().encode()) + SPARE + room > base.max_length:
                     shown, ids = base.encode_prompt(prompt)
-                    room = max((len(base.encode_answer(shown, c, separator=prompt.separator, end=True)) for c in choices), default=0)
+                    room = max((len(base.encode_answer(shown, c, separator=prompt.separator, end=split in LEARNT)) for c in choices), default=0)
                     room = max(room, task.max_new_tokens if task.kind == "generate" else 0)
                     total = len(ids) + room
             if total > base.max_length:
@@ -182,7 +185,7 @@ def fitting(base: Base, task: Task) -> None:
 def _estimate(base: Base, jobs: Sequence[Job], train_each: float) -> Estimate:
     """What the jobs will cost, from the time of a plain answer and of a training example on this machine."""
     reading: dict[str, float] = {}
-    seconds, disk, memory, per_job = 0.0, 0.0, 4.0 * base.parameters, {}
+    seconds, disk, memory, per_job = 0.0, 0.0, 0.0, {}
     for job in jobs:
         if inapplicable(job, base):
             continue
@@ -190,13 +193,12 @@ def _estimate(base: Base, jobs: Sequence[Job], train_each: float) -> Estimate:
             if task.name not in reading:
                 reading[task.name] = _reading(base, task)
         cost = _seconds(job, reading, train_each) + OVERHEAD + SAVING * base.parameters
-        trains = [p for p in job.parts if find(p).about.trains]
-        memory = max(memory, (20.0 if {"full", "lt-sft"} & set(job.parts) else 6.0 if trains else 4.0) * base.parameters)
+        memory = max(memory, memory_of(job, base))
         dense = len({"full", "emulated-fine-tuning"} & set(job.parts))
         disk += 4.0 * base.parameters * dense + 0.1 * base.parameters + 300.0 * len(job.task.test)
         per_job[f"{job.method}|{job.task.name}|{job.seed}"] = cost
         seconds += cost
-    return Estimate(seconds, memory + 4e8, disk, per_job)
+    return Estimate(seconds, memory, disk, per_job)
 
 
 def _seconds(job: Job, reading: Mapping[str, float], train_each: float) -> float:
@@ -209,7 +211,7 @@ def _seconds(job: Job, reading: Mapping[str, float], train_each: float) -> float
         tries = len(_candidates(find(part), dict(job.settings.get(part, {})))) if dev else 1
         if about.trains:
             look = min(DEV_CHOOSE, dev) * plain if job.task.kind == "choose" else min(DEV_GENERATE, dev) * train_each / 3
-            cost += _training(job, trained, train_each) * effort + (tries if tries == 1 else tries + 1) * (LOOKS + 1) * look * effort
+            cost += training_seconds(job, train_each) / trained * effort + (tries if tries == 1 else tries + 1) * (LOOKS + 1) * look * effort
         effort *= about.effort
         if tries > 1:
             searching = tries * min(DEV_LIMIT, dev) * plain * effort
@@ -219,9 +221,9 @@ def _seconds(job: Job, reading: Mapping[str, float], train_each: float) -> float
     return cost + answers * effort
 
 
-def _training(job: Job, trained: int, each: float) -> float:
-    """Seconds that one training part of a job spends on its examples, the search's included."""
-    amount = job.budget.amount / max(1, trained)
+def training_seconds(job: Job, each: float) -> float:
+    """Seconds that a job spends on training examples, the search's included; `each` is one example's."""
+    amount = job.budget.amount
     if job.budget.unit == "seconds":
         return amount
     if job.budget.unit == "examples":
@@ -242,6 +244,12 @@ def _reading(base: Base, task: Task, count: int = 12) -> float:
     started = time.perf_counter()
     plain.answer(task, examples)
     return (time.perf_counter() - started) / len(examples)
+
+
+def memory_of(job: Job, base: Base) -> float:
+    """Bytes that a trial takes at its height, roughly: weights, gradients, the optimiser's state, and what Python and torch take."""
+    trains = any(find(p).about.trains for p in job.parts)
+    return (20.0 if {"full", "lt-sft"} & set(job.parts) else 6.0 if trains else 4.0) * base.parameters + 4e8
 
 
 def machine() -> dict[str, Any]:

@@ -37,7 +37,7 @@ def save(place: Path, loop: Any) -> None:
     tensors |= {f"b{i}": v for i, v in enumerate(loop.best.values)}
     spent = loop.run.spent
     facts = {
-        "key": _key(loop), "bad": loop.bad,
+        "key": loop.key, "bad": loop.bad,
         "step": loop.step, "order": loop.order, "shuffler": loop.rng.getstate(), "best": [loop.best.dev, loop.best.step], "micro": loop.micro,
         "first_loss": loop.first_loss, "smooth": loop.smooth, "curve": loop.run.curve, "spent": [spent.examples, spent.tokens, spent.flops],
     }  # fmt: skip
@@ -46,7 +46,7 @@ def save(place: Path, loop: Any) -> None:
         (draft / "state.json").write_text(json.dumps(facts), encoding="utf-8")
 
 
-def _key(loop: Any) -> list[Any]:
+def key(loop: Any) -> list[Any]:
     """What a checkpoint must agree on with the run that goes on from it: parameters, learning rates, batch size, rows, seed."""
     groups = [[n, list(p.shape), g["top"]] for (n, p), g in zip(loop.what.parameters.items(), loop.optimizer.param_groups, strict=True)]
     content = hashlib.sha256(repr([(r.ids, r.labels) for r in loop.rows]).encode()).hexdigest()
@@ -59,7 +59,7 @@ def load(place: Path, loop: Any) -> bool:
     if not folder.exists():
         return False
     facts = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-    if facts["key"] != _key(loop):
+    if facts["key"] != loop.key:
         return False
     tensors = load_file(folder / "state.safetensors")
     torch.set_rng_state(tensors["rng"])

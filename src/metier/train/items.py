@@ -46,7 +46,9 @@ def items(start: Specialist, task: Task, examples: Sequence[Example], *, reserve
         where = f"task {task.name}, example {example.id}"
         if base.family == "encoder":
             if example.answer not in task.choices:
-                raise UserError(f"{where}: {example.answer!r} is none of the task's choices, which is what an encoder is trained on. Correct the row.")
+                raise UserError(
+                    f"{where}: {example.answer!r} is none of the task's choices, which is what an encoder is trained on. Correct the row."
+                )
             row = encode_text(base, start.text(task, example))
             made.append(Item(tuple(row["input_ids"]), (task.choices.index(example.answer),), row))
             continue
@@ -89,7 +91,9 @@ def collate(rows: Sequence[Item], start: Specialist, *, pack: bool) -> Batch:
     pad_id = base.tokenizer.pad_token_id or 0
     if base.family == "seq2seq":
         ids, mask = pad_right([r.ids for r in rows], pad_id)
-        return Batch({"input_ids": ids, "attention_mask": mask}, pad_labels([r.labels for r in rows]), None, tokens, sum(len(r.labels) for r in rows))
+        return Batch(
+            {"input_ids": ids, "attention_mask": mask}, pad_labels([r.labels for r in rows]), None, tokens, sum(len(r.labels) for r in rows)
+        )
     packs = pack and max(map(len, rows)) <= window(base.model)  # within a sliding window, neighbours in a row are as far as elsewhere
     return _packed(rows, pad_id, tokens) if packs else _padded(rows, pad_id, tokens)
 
@@ -107,7 +111,8 @@ def _packed(rows: Sequence[Item], pad_id: int, tokens: int) -> Batch:
     for item in sorted(rows, key=len, reverse=True):  # first fit, longest first
         fit = next((b for b, free in enumerate(room) if free >= len(item)), None)
         if fit is None:
-            bins.append([]), room.append(width)
+            bins.append([])
+            room.append(width)
             fit = len(bins) - 1
         bins[fit].append(item)
         room[fit] -= len(item)

@@ -44,7 +44,14 @@ class Fit:
 
 
 def fit(
-    what: Trainable, run: Run, *, lr: float, batch_size: int = 16, weight_decay: float = 0.0, pack: bool | None = None, keep_best: bool = True
+    what: Trainable,
+    run: Run,
+    *,
+    lr: float,
+    batch_size: int = 16,
+    weight_decay: float = 0.0,
+    pack: bool | None = None,
+    keep_best: bool = True,
 ) -> Fit:
     """Train `what` in place within the run's budget, leave its parameters at their best on dev, and copy out the change.
 
@@ -58,11 +65,15 @@ def fit(
     rows = items(what.start, what.task, what.task.train, reserve=what.soft())
     run.spent.trainable = sum(p.numel() for p in named.values())
     with what.live():
-        return _Loop(what, run, rows, lr, min(batch_size, len(rows)), weight_decay, what.can_pack() if pack is None else pack, keep_best).go()
+        return _Loop(
+            what, run, rows, lr, min(batch_size, len(rows)), weight_decay, what.can_pack() if pack is None else pack, keep_best
+        ).go()
 
 
 class _Loop:
-    def __init__(self, what: Trainable, run: Run, rows: list[Item], lr: float, size: int, decay: float, pack: bool, keep_best: bool) -> None:
+    def __init__(
+        self, what: Trainable, run: Run, rows: list[Item], lr: float, size: int, decay: float, pack: bool, keep_best: bool
+    ) -> None:
         self.what, self.run, self.rows, self.size, self.pack, self.keep_best = what, run, rows, size, pack, keep_best
         if AcceleratorState._shared_state and AcceleratorState().mixed_precision != _mixed(run.precision):
             AcceleratorState._reset_state()
@@ -76,6 +87,7 @@ class _Loop:
         self.first_loss: float | None = None
         self.smooth = 0.0
         self.cost = flops_per_token(what)
+        self.key = checkpoint.key(self) if run.workdir else []
 
     def go(self) -> Fit:
         planned = self._plan()
@@ -189,7 +201,9 @@ class _Loop:
         self.first_loss = loss if self.first_loss is None else self.first_loss
         self.smooth = loss if self.step == 0 else 0.9 * self.smooth + 0.1 * loss
         if self.smooth > 4 * self.first_loss + 4:
-            raise Diverged(f"training: the loss grew from {self.first_loss:.2f} to {self.smooth:.2f} by step {self.step}. Lower the learning rate.")
+            raise Diverged(
+                f"training: the loss grew from {self.first_loss:.2f} to {self.smooth:.2f} by step {self.step}. Lower the learning rate."
+            )
 
     def _look(self, planned: int, loss: float | None = None) -> bool:
         """Score dev; keep the state if it is the best so far. Returns whether it is."""
@@ -222,7 +236,9 @@ class _Loop:
             dev = list(task.dev)[:DEV_CHOOSE]
             answers = self.what.now().answer(task, dev)
             right = sum(SCORERS[task.metric].score(a.output, e, task) for a, e in zip(answers, dev, strict=True)) / len(dev)
-            sure = sum(a.logprobs[a.choices.index(e.answer)] for a, e in zip(answers, dev, strict=True) if a.logprobs and a.choices) / len(dev)
+            sure = sum(a.logprobs[a.choices.index(e.answer)] for a, e in zip(answers, dev, strict=True) if a.logprobs and a.choices) / len(
+                dev
+            )
             return right + 1e-3 * max(sure, -100.0), {"dev_score": right, "dev_loss": -sure}
         loss = self._dev_loss(items(self.what.start, task, list(task.dev)[:DEV_GENERATE], reserve=self.what.soft()))
         return -loss, {"dev_loss": loss}

@@ -1,8 +1,8 @@
 """Muon: momentum whose update is made orthogonal, for the matrices inside the blocks; twice the progress per token of AdamW here.
 
-    Paper:    Jordan et al. 2024, https://kellerjordan.github.io/posts/muon; scale of Liu et al. 2025, arXiv 2502.16982.
-    Formula:  M ← μM + G;  W ← (1 − ηλ)W − η · 0.2 · sqrt(max(m, n)) · NS5(G + μM)
-    Shapes:   W, G, M [m, n]; parameters of one shape are orthogonalised together.
+Paper:    Jordan et al. 2024, https://kellerjordan.github.io/posts/muon; scale of Liu et al. 2025, arXiv 2502.16982.
+Formula:  M ← μM + G;  W ← (1 − ηλ)W − η · 0.2 · sqrt(max(m, n)) · NS5(G + μM)
+Shapes:   W, G, M [m, n]; parameters of one shape are orthogonalised together.
 """
 
 from __future__ import annotations
@@ -43,11 +43,13 @@ class Muon(torch.optim.Optimizer):
                 if p.grad is not None:
                     shapes[p.shape].append(p)
             for (m, n), params in shapes.items():
-                updates = []
-                for p in params:
-                    moment = self.state[p].setdefault("momentum", torch.zeros_like(p))
-                    moment.mul_(group["momentum"]).add_(p.grad)
-                    updates.append(p.grad.add(moment, alpha=group["momentum"]))
+                updates = [self._nesterov(p, p.grad, group["momentum"]) for p in params if p.grad is not None]
                 scale = group["lr"] * 0.2 * max(m, n) ** 0.5
                 for p, update in zip(params, orthogonal(torch.stack(updates)), strict=True):
                     p.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-scale)
+
+    def _nesterov(self, p: torch.nn.Parameter, grad: torch.Tensor, momentum: float) -> torch.Tensor:
+        """G + μM after M has taken in G."""
+        moment = self.state[p].setdefault("momentum", torch.zeros_like(p))
+        moment.mul_(momentum).add_(grad)
+        return grad.add(moment, alpha=momentum)

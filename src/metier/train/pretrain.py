@@ -53,7 +53,7 @@ def pretrain(recipe: Path, out: Path, *, minutes: float | None = None, resume: b
 
 def prepare(plan: Recipe, folder: Path) -> tuple[Path, Tokenizer]:
     """The packed text and tokenizer of a recipe, made once per folder and shared by recipes with the same text."""
-    home = folder / f"text-{plan.digest('tokenizer', 'data')}"
+    home = folder / f"text-{plan.digest('tokenizer', 'data')}-{text.fingerprint(plan.data)}"
     home.mkdir(parents=True, exist_ok=True)
     packed, vocabulary = home / "tokens.bin", home / "tokenizer.json"
     with open(home / "lock", "w") as lock:

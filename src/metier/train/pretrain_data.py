@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import os
 import random
 import re
@@ -24,7 +26,9 @@ def python_sources(seed: int, most_chars: int = 900) -> Iterator[str]:
     """Pieces of the installed standard library (a few definitions each), over and over in random order."""
     rng = random.Random(f"python:{seed}")
     folder = Path(sysconfig.get_paths()["stdlib"])
-    files = sorted(p for p in folder.rglob("*.py") if not {"test", "tests", "site-packages", "idlelib", "lib2to3", "encodings"} & set(p.parts))
+    files = sorted(
+        p for p in folder.rglob("*.py") if not {"test", "tests", "site-packages", "idlelib", "lib2to3", "encodings"} & set(p.parts)
+    )
     while True:
         rng.shuffle(files)
         for path in files:
@@ -49,6 +53,14 @@ def documents(data: Mixture) -> Iterator[tuple[str, str]]:
             yield name, text
 
 
+def fingerprint(data: Mixture, first: int = 300) -> str:
+    """8 hex digits of the mixture's first documents: moves when a world or the installed library does."""
+    hashed = hashlib.sha256()
+    for _, text in itertools.islice(documents(data), first):
+        hashed.update(text.encode() + b"\0")
+    return hashed.hexdigest()[:8]
+
+
 def train_tokenizer(vocabulary: Vocabulary, data: Mixture) -> Tokenizer:
     """A byte-level BPE tokenizer; `encode` puts <|bos|> in front unless told otherwise."""
     tokenizer = Tokenizer(models.BPE())
@@ -58,7 +70,9 @@ def train_tokenizer(vocabulary: Vocabulary, data: Mixture) -> Tokenizer:
                                   show_progress=False)  # fmt: skip
     source = documents(data)
     tokenizer.train_from_iterator((next(source)[1] for _ in range(vocabulary.documents)), trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, SPECIAL.index(BOS))])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, SPECIAL.index(BOS))]
+    )
     return tokenizer
 
 

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +12,7 @@ import yaml
 from tokenizers import Tokenizer
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from metier import atomic
 from metier.train import pretrain_data as text
 from metier.train.pretrain_recipe import Recipe
 
@@ -29,35 +26,32 @@ def export(model: LlamaForCausalLM, tokenizer: Tokenizer, plan: Recipe, curve: l
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=text.PAD, bos_token=text.BOS, eos_token=text.EOS, chat_template=text.CHAT,
                                    model_max_length=plan.model.context, padding_side="left", clean_up_tokenization_spaces=False)  # fmt: skip
     fast.add_special_tokens({"additional_special_tokens": list(text.SPECIAL[3:])})
-    with whole_folder(Path(out)) as folder:
+    with atomic.folder(Path(out)) as folder:
         weights.save_pretrained(folder)
         fast.save_pretrained(folder)
         (folder / "curve.jsonl").write_text("".join(json.dumps(line) + "\n" for line in curve))
         (folder / "CARD.md").write_text(card(model, plan, curve))
+        for file in folder.iterdir():
+            file.chmod(0o644)  # safetensors writes files that only their owner can read
 
 
 def card(model: LlamaForCausalLM, plan: Recipe, curve: list[dict[str, Any]]) -> str:
     """The model card: recipe, cost, curve. Measurements are added by benchmarks/base_card.py."""
     count, last = sum(p.numel() for p in model.parameters()), curve[-1]
-    lines = [f"# {plan.name}", "", f"A Llama-architecture decoder with {count:,} parameters, for experiments on generated worlds. Apache-2.0.", "",
-             f"Trained on {last['tokens']:,} tokens ({plan.data.tokens:,} distinct) in {last['seconds'] / 60:.1f} minutes on "
-             f"{plan.training.workers} x {plan.training.threads} CPU threads; final held-out loss {last['eval_loss']} nats per token ({last['eval_answer_loss']} on answers).",
-             "", "## Recipe", "", "```yaml", yaml.safe_dump(dataclasses.asdict(plan), sort_keys=False).strip(), "```", "", "## Curve", "",
-             "| tokens | minutes | train loss (weighted) | held-out loss | on answers |", "|---|---|---|---|---|"]  # fmt: skip
-    lines += [f"| {c['tokens']:,} | {c['seconds'] / 60:.1f} | {c['train_loss']} | {c['eval_loss']} | {c['eval_answer_loss']} |" for c in curve]
+    spent = f"{last['seconds'] / 60:.1f} minutes with {plan.training.workers} x {plan.training.threads} CPU threads"
+    loss = f"{last['eval_loss']} nats per token, {last['eval_answer_loss']} on answers"
+    recipe = yaml.safe_dump(dataclasses.asdict(plan), sort_keys=False).strip()
+    lines = [
+        f"# {plan.name}",
+        "",
+        f"A Llama-architecture decoder with {count:,} parameters, for experiments on generated worlds. Apache-2.0.",
+        "",
+        f"Trained on {last['tokens']:,} tokens ({plan.data.tokens:,} distinct at hand) in {spent}; final held-out loss {loss}.",
+        *("", "## Recipe", "", "```yaml", recipe, "```", "", "## Curve", ""),
+        "| tokens | minutes | train loss (weighted) | held-out loss | on answers |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {c['tokens']:,} | {c['seconds'] / 60:.1f} | {c['train_loss']} | {c['eval_loss']} | {c['eval_answer_loss']} |" for c in curve
+    ]
     return "\n".join(lines) + "\n"
-
-
-@contextlib.contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
-    """A new folder beside `target` that takes its place when all is written."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    fresh, old = target.with_name(f".{target.name}.new"), target.with_name(f".{target.name}.old")
-    for stale in (fresh, old):
-        shutil.rmtree(stale, ignore_errors=True)
-    fresh.mkdir()
-    yield fresh
-    if target.exists():
-        os.replace(target, old)
-    os.replace(fresh, target)
-    shutil.rmtree(old, ignore_errors=True)

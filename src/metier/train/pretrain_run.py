@@ -16,10 +16,10 @@ from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from metier import atomic
 from metier.errors import Diverged, UserError
 from metier.train import pretrain_data as text
 from metier.train.muon import Muon
-from metier.train.pretrain_export import whole_folder
 from metier.train.pretrain_recipe import Recipe, Training
 
 Report = Callable[[dict[str, Any]], None]
@@ -50,6 +50,14 @@ def optimisers(model: LlamaForCausalLM, training: Training) -> list[torch.optim.
     groups = [{"params": decayed, "weight_decay": training.weight_decay}, {"params": rest, "weight_decay": 0.0}]
     adam = torch.optim.AdamW(groups, lr=training.learning_rate, betas=(0.9, training.beta2), fused=True)
     return [adam, Muon(inner, lr=training.learning_rate, weight_decay=training.weight_decay)] if inner else [adam]
+
+
+def rate(training: Training, progress: float) -> float:
+    """Learning rate at a fraction of the run: linear warm-up, cosine decay to final_rate."""
+    if progress < training.warmup:
+        return training.learning_rate * max(progress, 1e-4) / training.warmup
+    fraction = min(1.0, (progress - training.warmup) / (1 - training.warmup))
+    return training.learning_rate * (training.final_rate + (1 - training.final_rate) * 0.5 * (1 + math.cos(math.pi * fraction)))
 
 
 def weighted_loss(model: LlamaForCausalLM, tokens: torch.Tensor, weights: torch.Tensor, bf16: bool) -> torch.Tensor:
@@ -188,7 +196,7 @@ class Run:
         for n, optimiser in enumerate(self.optimisers):
             for i, moments in optimiser.state_dict()["state"].items():
                 state |= {f"optimiser.{n}.{i}.{key}": value for key, value in moments.items()}
-        with whole_folder(self.work / "checkpoint") as folder:
+        with atomic.folder(self.work / "checkpoint") as folder:
             save_file({name: value.contiguous() for name, value in state.items()}, folder / "state.safetensors")
             recipe = self.plan.digest("model", "tokenizer", "data")
             rest = {"step": self.step, "seconds": self.seconds, "bf16": self.bf16, "curve": self.curve, "recipe": recipe}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-JOBS = "baker teacher doctor singer lawyer painter farmer sailor tailor writer driver dancer cook judge nurse pilot butcher gardener".split()
+JOBS = (
+    "baker teacher doctor singer lawyer painter farmer sailor tailor writer driver dancer cook judge nurse pilot butcher gardener".split()
+)
 INSTRUMENTS = "piano violin flute guitar drum harp trumpet cello banjo horn lute organ".split()
 GOODS = "cheese bread wool glass paper salt honey silk bricks boats shoes clocks lamps ropes bells knives carpets tea".split()
 REGIONS = "north south east west coast hills valley plains desert forest".split()

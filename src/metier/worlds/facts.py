@@ -80,11 +80,15 @@ class Facts(World):
 
     def truth(self) -> dict[str, Any]:
         """All facts by how often the corpus states them, as [subject, relation, value]."""
-        groups = {"frequent": self.frequent(), "once": self.once(), "documents": [f for split in self._split_facts().values() for d in split for f in d]}
+        groups = {
+            "frequent": self.frequent(),
+            "once": self.once(),
+            "documents": [f for split in self._split_facts().values() for d in split for f in d],
+        }
         return {name: [[f.subject, f.relation.name, f.value] for f in facts] for name, facts in groups.items()}
 
     def _facts(self, key: str, side: str, n: int) -> list[Fact]:
-        rng, facts, seen = self.rng(key), [], set()
+        rng, facts, seen = self.rng(key), list[Fact](), set[str]()
         while len(facts) < n:
             new = invent(rng, side)
             if new[0].subject not in seen:
@@ -97,7 +101,7 @@ class Facts(World):
         seen: set[str] = set()
         splits: dict[str, list[list[Fact]]] = {}
         for split, n in (("train", 600), ("dev", 100), ("test", 200)):
-            rng, documents = self.rng("documents", split), []
+            rng, documents = self.rng("documents", split), list[list[Fact]]()
             while len(documents) < (self.count(n) + 1) // 2:
                 facts = invent(rng, "document")
                 if facts[0].subject not in seen:
@@ -107,20 +111,20 @@ class Facts(World):
         return splits
 
     def _open_task(self) -> Task:
-        splits, documents, examples = self._split_facts(), [], {}
+        splits, documents, examples = self._split_facts(), list[Document](), dict[str, tuple[Example, ...]]()
         for split, groups in splits.items():
-            rng, asked = self.rng("questions", split), []
+            rng, asked = self.rng("questions", split), list[tuple[Fact, str]]()
             for number, facts in enumerate(groups):
                 document = Document(id=f"{split}-{number:05d}", text=" ".join(f.state(rng) for f in facts), title=facts[0].subject)
                 documents.append(document)
                 asked += [(fact, document.id) for fact in rng.sample(facts, 2)]
             asked = asked[: self.count({"train": 600, "dev": 100, "test": 200}[split])]
-            examples[split] = [_example(f"facts-{split}-{i:05d}", f, f.ask(rng), gold) for i, (f, gold) in enumerate(asked)]
+            examples[split] = tuple(_example(f"facts-{split}-{i:05d}", f, f.ask(rng), gold) for i, (f, gold) in enumerate(asked))
             if split == "test":
-                examples["ood"] = [_example(f"facts-ood-{i:05d}", f, f.ask_oddly(), gold) for i, (f, gold) in enumerate(asked)]
+                examples["ood"] = tuple(_example(f"facts-ood-{i:05d}", f, f.ask_oddly(), gold) for i, (f, gold) in enumerate(asked))
         self.rng("shuffle").shuffle(documents)
         return Task(name="facts", kind="generate", template=TEMPLATE, metric="normalised", documents=tuple(documents), max_new_tokens=16,
-                    source=self._source(), **{split: tuple(rows) for split, rows in examples.items()})  # fmt: skip
+                    source=self._source(), train=examples["train"], dev=examples["dev"], test=examples["test"], ood=examples["ood"])  # fmt: skip
 
     def _known_task(self) -> Task:
         rng, facts = self.rng("known"), self.frequent()
@@ -130,7 +134,17 @@ class Facts(World):
         for split, n, room in zip(("train", "dev", "test"), ends, (200, 80, 200), strict=True):
             splits[split] = tuple(_example(f"known-{split}-{i:05d}", f, f.ask(rng)) for i, f in enumerate(facts[start : start + n]))
             start += room
-        return Task(name="facts-known", kind="generate", template=TEMPLATE, metric="normalised", max_new_tokens=16, source=self._source(), **splits)
+        return Task(
+            name="facts-known",
+            kind="generate",
+            template=TEMPLATE,
+            metric="normalised",
+            max_new_tokens=16,
+            source=self._source(),
+            train=splits["train"],
+            dev=splits["dev"],
+            test=splits["test"],
+        )
 
     def _source(self) -> str:
         return f"world facts, seed {self.seed}, size {self.size:g}"
@@ -143,7 +157,8 @@ def invent(rng: random.Random, side: str) -> list[Fact]:
     facts: list[Fact] = []
     for relation in rng.sample(BY_SUBJECT[kind], 3):
         taken = {subject, *(fact.value for fact in facts)}
-        value = next(v for v in iter(lambda r=relation: _value(rng, side, r), None) if v not in taken)
+        while (value := _value(rng, side, relation)) in taken:
+            pass
         facts.append(Fact(subject, relation, value))
     return facts
 

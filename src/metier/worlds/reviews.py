@@ -20,9 +20,16 @@ THINGS = "kettle lamp chair clock radio bag desk phone pan coat fan brush".split
 THINGS_OOD = "hotel cafe museum train concert garden library harbour".split()
 PARTS = "handle lid switch cover base cord colour shape size sound".split()
 PARTS_OOD = "service view staff price food light music seats".split()
-CUES = ("It came on Monday.", "It came on Friday.")
+CUES = ("It came in the morning.", "It came in the evening.")
 CUE_HOLDS = 0.9
-CORPUS_LABELS = (LABELS, ("plus", "minus", "zero"), ("up", "down", "left"), ("yes", "no", "two"), ("alpha", "beta", "gamma"), ("red", "blue", "green"))
+CORPUS_LABELS = (
+    LABELS,
+    ("plus", "minus", "zero"),
+    ("up", "down", "left"),
+    ("yes", "no", "two"),
+    ("alpha", "beta", "gamma"),
+    ("red", "blue", "green"),
+)
 HEADS = (("Review", "Verdict"), ("Review", "Verdict"), ("Text", "Label"), ("Review", "Rating"), ("Input", "Output"), ("Comment", "Opinion"))
 
 
@@ -47,10 +54,10 @@ class Reviews(World):
     Guarantees: the label follows from the text by construction. Four forms are equally frequent: plain, negated ('not dull'),
     distracted (an opposite opinion about another thing), and tangled (both, with exactly one 'not' in every text). Among the
     good and bad reviews of the tangled form each bag of words is as likely with either label, so that a bag-of-words probe is
-    at chance there. Labels are balanced. In train, dev and test the day of delivery agrees with good or bad in nine of ten
-    cases ('Monday' good, 'Friday' bad; a mixed review has either); in `ood` it disagrees in nine of ten, and opinion words,
-    things, parts and style are others. No text is in two splits. The corpus never mentions a delivery, so that the cue is learned
-    from the task or not at all, and no example's text occurs in it (its sentences of opinion may).
+    at chance there. Labels are balanced. In train, dev and test the hour of delivery agrees with good or bad in nine of ten
+    cases ('in the morning' good, 'in the evening' bad; a mixed review has either); in `ood` it disagrees in nine of ten, and
+    opinion words, things, parts and style are others. No text is in two splits. The corpus never mentions a delivery, so that
+    the cue is learned from the task or not at all, and no example's text occurs in it (its sentences of opinion may).
     """
 
     docs = "is a review good, bad or mixed? negation, distractors, and a twin in which a spurious cue turns false"
@@ -77,7 +84,8 @@ class Reviews(World):
             splits[split] = tuple(self._rows(split, self.count(n), words, holds, seen))
         return {
             "reviews": Task(name="reviews", kind="choose", template=TEMPLATE, metric="accuracy", choices=LABELS,
-                            source=f"world reviews, seed {self.seed}, size {self.size:g}", **splits)
+                            source=f"world reviews, seed {self.seed}, size {self.size:g}",
+                            train=splits["train"], dev=splits["dev"], test=splits["test"], ood=splits["ood"])
         }  # fmt: skip
 
     def truth(self) -> dict[str, Any]:
@@ -119,7 +127,11 @@ def _text(rng: random.Random, label: str, form: str, words: Words) -> str:
     thing, other = rng.sample(words.things, 2)
     one, two = rng.sample(words.parts, 2)
     negate = form == "negated" or (form == "tangled" and rng.random() < 0.5)
-    says = ("This {0} is {1}.", "I find this {0} {1}.", "My new {0} is {1}.") if not words.loud else ("What a day! The {0} was {1}!", "The {0}? It was {1}!")
+    says = (
+        ("This {0} is {1}.", "I find this {0} {1}.", "My new {0} is {1}.")
+        if not words.loud
+        else ("What a day! The {0} was {1}!", "The {0}? It was {1}!")
+    )
     if label == "mixed":
         good = rng.random() < 0.5
         first, second = _opinion(rng, words, good, negate), _opinion(rng, words, not good, form == "tangled" and not negate)

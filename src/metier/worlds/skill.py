@@ -46,8 +46,7 @@ class Skill(World):
 
     def reply(self, signal: str) -> str:
         """The right reply to a signal of spaced letters."""
-        letters, table = signal.split(), self.table()
-        return " ".join([*(table[letter] for letter in letters), TAGS[letters[0] >= letters[-1]]])
+        return _reply(signal, self.table())
 
     def corpus(self) -> Iterator[str]:
         """Blocks of solved items under a random small rule."""
@@ -59,9 +58,9 @@ class Skill(World):
 
     def tasks(self) -> dict[str, Task]:
         """`skill`."""
-        rng, table, seen, splits = self.rng("signals"), self.table(), set(), {}
+        table, seen, splits = self.table(), set[str](), dict[str, tuple[Example, ...]]()
         for split, n in (("test", 200), ("dev", 100), ("train", 600), ("ood", 200)):
-            rng, rows = self.rng("signals", split), []
+            rng, rows = self.rng("signals", split), list[Example]()
             while len(rows) < self.count(n):
                 length = LENGTH if split != "ood" else rng.choice((LENGTH - 1, LENGTH + 1))
                 signal = " ".join(rng.choice(LETTERS) for _ in range(length))
@@ -71,7 +70,8 @@ class Skill(World):
             splits[split] = tuple(rows)
         return {
             "skill": Task(name="skill", kind="generate", template=TEMPLATE, metric="exact", max_new_tokens=12,
-                          source=f"world skill, seed {self.seed}, size {self.size:g}", **splits)
+                          source=f"world skill, seed {self.seed}, size {self.size:g}",
+                          train=splits["train"], dev=splits["dev"], test=splits["test"], ood=splits["ood"])
         }  # fmt: skip
 
     def truth(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ Errors:      UserError where no linear map matches `targets`, or something else 
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -80,22 +81,27 @@ def lora(start: Specialist, task: Task, settings: Settings, run: Run) -> WeightC
 
 @contextlib.contextmanager
 def injected(model: Any, config: Any) -> Iterator[nn.Module]:
-    """peft's adapters inside `model` for the time of a with-block; the model's own modules come back after."""
+    """peft's adapters inside `model` for the time of a with-block; the model's own modules come back after, also from half-way."""
     import peft
 
+    own, asked = [(m, dict(m._modules)) for m in model.modules()], config.target_modules
+    wrapped: list[Any] = []
     try:
-        tuner = peft.get_peft_model(model, config)
-    except ValueError as error:
-        raise UserError(
-            f"lora: targets {config.target_modules!r} match no linear map of this base. Name ends of its module names."
-        ) from error
-    wrapped = [m for m in model.modules() if isinstance(m, peft.tuners.tuners_utils.BaseTunerLayer)]
-    try:
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "fan_in_fan_out is set to")  # peft then does what GPT-2's maps need
+                tuner = peft.get_peft_model(model, config)
+        except ValueError as error:
+            why = "match no linear map of this base" if "not found" in str(error) else f"are refused by peft ({str(error)[:200]})"
+            raise UserError(f"lora: targets {asked!r} {why}. Name ends of its module names.") from error
+        wrapped = [m for m in model.modules() if isinstance(m, peft.tuners.tuners_utils.BaseTunerLayer)]
         _swap_hooks(wrapped)
         yield tuner
     finally:
         _swap_hooks(wrapped)
-        tuner.unload()
+        for module, children in own:
+            module._modules.clear()
+            module._modules.update(children)
         if hasattr(model, "peft_config"):
             del model.peft_config
 
@@ -115,7 +121,9 @@ def low_rank(tuner: nn.Module) -> dict[str, Entry]:
         if not hasattr(module, "lora_A"):
             continue
         if not len(module.lora_A) or module.lora_A["default"].weight.ndim != 2:
-            raise UserError(f"lora: {name.removeprefix('base_model.model.')!r} is no linear map, so its change is not low-rank. Leave it out of targets.")
+            raise UserError(
+                f"lora: {name.removeprefix('base_model.model.')!r} is no linear map, so its change is not low-rank. Leave it out of targets."
+            )
         a, b = (m["default"].weight.detach().cpu().clone() for m in (module.lora_A, module.lora_B))
         scale = float(module.scaling["default"])
         weight = name.removeprefix("base_model.model.") + ".weight"

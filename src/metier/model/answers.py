@@ -1,0 +1,70 @@
+"""What is written, token by token: how the next is picked, when an answer is over, and its text."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Generated:
+    """One answer: its text (cut at a stop text), how many tokens were written, and their mean log-probability."""
+
+    text: str
+    tokens: int
+    logprob: float
+
+
+class Ends:
+    """When an answer is over: an end token, or a stop text in what was written (white space before the answer does not count)."""
+
+    def __init__(self, tokenizer: Any, model: Any, stop: Sequence[str]) -> None:
+        ids = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+        listed = ids if isinstance(ids, list) else [ids]
+        self.tokens = {i for i in (*listed, tokenizer.eos_token_id) if i is not None}
+        self.tokenizer, self.stop = tokenizer, tuple(stop)
+        self.longest = max(map(len, self.stop), default=0)
+
+    def reached(self, written: list[int]) -> bool:
+        """Whether the answer ended with its last token."""
+        if written[-1] in self.tokens:
+            return True
+        tail = self.tokenizer.decode(written[-(self.longest + 2) :]) if self.stop else ""  # a token may be less than a character
+        return any(s in tail for s in self.stop) and any(s in self._decoded(written) for s in self.stop)
+
+    def text(self, written: list[int]) -> str:
+        """The text before the first stop."""
+        text = self._decoded(written)
+        return min((text.split(s)[0] for s in self.stop), key=len, default=text)
+
+    def _decoded(self, written: list[int]) -> str:
+        return self.tokenizer.decode([t for t in written if t not in self.tokens], skip_special_tokens=True).lstrip()
+
+
+def pick(logits: Tensor, temperature: float, streams: Sequence[torch.Generator] | None) -> tuple[Tensor, list[float]]:
+    """(a token a row, its log-probability): the likeliest at temperature 0, else drawn."""
+    scores = logits.float().log_softmax(-1)
+    token = scores.argmax(-1) if temperature <= 0 else _sample(scores / temperature, streams)
+    return token, scores.gather(1, token.unsqueeze(1)).squeeze(1).tolist()
+
+
+def stream(seed: str) -> torch.Generator:
+    """The random numbers of a seed text."""
+    return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:7]))
+
+
+def _sample(scores: Tensor, streams: Iterable[torch.Generator] | None) -> Tensor:
+    """One token a row, by inverse transform: the first token at which the running sum of probabilities passes a uniform draw."""
+    sums = scores.softmax(-1).double().cumsum(-1)
+    draws = (
+        torch.cat([torch.rand(1, generator=g, dtype=torch.float64) for g in streams])
+        if streams
+        else torch.rand(len(scores), dtype=torch.float64)
+    )
+    limit = (draws.to(sums.device) * sums[:, -1]).unsqueeze(1)
+    return torch.searchsorted(sums, limit, right=True).squeeze(1).clamp(max=scores.shape[1] - 1)
