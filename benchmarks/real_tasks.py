@@ -52,9 +52,9 @@ READER = ("zero-shot", "rag", "full", "lora", "rag+lora")
 STORIES = str(SHARED / "models" / "stories3M")
 
 PARTS = [
-    Part("reference-trec", "minilm", "trec", ("full",), "30000ex", settings={"full": {"lr": 3e-4, "batch_size": 32}}, whole=True, published=(0.96, 0.97)),
-    Part("reference-sst2", "minilm", "sst2", ("full",), "28000ex", settings={"full": {"lr": 1e-4, "batch_size": 32}}, whole=True, published=(0.90, 0.91)),
-    Part("reference-banking77", "minilm", "banking77", ("full",), "63000ex", settings={"full": {"lr": 3e-4, "batch_size": 32}}, whole=True, published=(0.92, 0.93)),
+    Part("reference-trec", "minilm", "trec", ("full",), "20000ex", settings={"full": {"lr": 3e-4, "batch_size": 32}}, whole=True, published=(0.96, 0.97)),
+    Part("reference-sst2", "minilm", "sst2", ("full",), "14000ex", settings={"full": {"lr": 1e-4, "batch_size": 32}}, whole=True, published=(0.90, 0.91)),
+    Part("reference-banking77", "minilm", "banking77", ("full",), "45000ex", settings={"full": {"lr": 3e-4, "batch_size": 32}}, whole=True, published=(0.92, 0.93)),
     *(Part(f"minilm-{d}", "minilm", d, ENCODER, "3000ex") for d in ("trec", "sst2", "financial_phrasebank", "banking77", "clinc150")),
     *(Part(f"stories3M-{d}", STORIES, d, CAUSAL, "3000ex", truncate=True) for d in ("trec", "sst2", "financial_phrasebank")),
     Part("stories3M-gsm8k", STORIES, "gsm8k", WRITER, "1500ex", truncate=True),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -57,14 +58,17 @@ def register(app: typer.Typer) -> None:
     def demo(
         out: options.Out = "out/demo",
         seeds: Annotated[int, typer.Option(help="How many seeds.", min=1)] = 1,
-        budget: Annotated[str, typer.Option(help="What one trial may spend on search and training.")] = "2400ex",
+        budget: Annotated[str, typer.Option(help="What one trial may spend on search and training.")] = "4000ex",
         as_json: options.AsJson = False,
     ) -> None:
         """Compare every way on three generated worlds with the embedded base: facts, a skill, and reviews with a shifted twin."""
         from metier.model import load_base
 
         tasks = ["world:facts", "world:skill", "world:reviews"]
-        _run(tasks, load_base("metier-tiny"), as_json, retain=["world:facts/facts-known"], seeds=seeds, budget=budget, out=out, quiet=as_json)
+        _run(
+            tasks, load_base("metier-tiny"), as_json, retain=["world:facts/facts-known"], seeds=seeds, budget=budget, out=out, quiet=as_json,
+            workers=min(2, os.cpu_count() or 1),
+        )  # fmt: skip
 
 
 def _settings(pairs: list[str], methods: list[str] | None) -> dict[str, dict[str, Any]]:

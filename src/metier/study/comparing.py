@@ -18,7 +18,7 @@ from metier.errors import UserError, nearest
 from metier.method import find
 from metier.model import Base, Specialist, load_base
 from metier.study import execute
-from metier.study.plan import Plan, chosen_methods, make_plan
+from metier.study.plan import Plan, chosen_methods, make_plan, too_long
 from metier.study.report_data import dev_score, write_report
 from metier.study.report_html import write_html
 from metier.study.report_read import read_json
@@ -76,8 +76,8 @@ def compare(
         raise UserError(f"ood: one file cannot be the shifted twin of {len(listed)} tasks. Give ood: in each task's file.")
     _ready(out)
     prepared = [load_task(t, allow_leak=allow_leak, overrides={"ood": str(Path(ood).expanduser().absolute())} if ood else None) for t in listed]
-    kept = _retained(prepared, retain)
     loaded = load_base(base)
+    kept = _retained(prepared, retain, loaded)
     plan = make_plan(
         loaded, prepared, methods=methods, budget=spend, retain=kept, seeds=drawn, settings=settings or {},
         precision=precision or _decided(out, loaded),
@@ -131,7 +131,8 @@ def announce(plan: Plan, out: Path, workers: int = 1) -> None:
     training = f", training in {plan.precision}" if any(find(p).about.trains for m in plan.methods for p in m.split("+")) else ""
     progress.say(f"base       {plan.base.name}, {plan.base.parameters / 1e6:.1f} M parameters{training}")
     progress.say(f"tasks      {tasks}")
-    progress.say(f"retained   {', '.join(f'{t.name} ({len(t.test)} test)' for t in plan.retain)}")
+    if plan.retain:
+        progress.say(f"retained   {', '.join(f'{t.name} ({len(t.test)} test)' for t in plan.retain)}")
     progress.say(f"methods    {', '.join(plan.methods)}")
     for reason in dict.fromkeys(r for j in plan.jobs if (r := inapplicable(j, plan.base))):
         progress.say(f"left out   {reason}")
@@ -176,16 +177,24 @@ def _id(job: Job) -> str:
     return f"{job.method}|{job.task.name}|{job.seed}"
 
 
-def _retained(tasks: Sequence[Task], retain: Sequence[str | Path | Task]) -> list[Task]:
+def _retained(tasks: Sequence[Task], retain: Sequence[str | Path | Task], base: Base) -> list[Task]:
     """The tasks on which forgetting is measured: those asked for, those the task files name, else the built-in one; at most 200 examples each."""
     named = [s for t in tasks for s in t.options.get("retain", ())]
     wanted: list[str | Path | Task] = []
     for source in (*retain, *named):
         wanted += [] if source in wanted else [source]
-    kept = [load_task(source, allow_leak=True) for source in wanted] or [continuation()]
+    kept = [load_task(source, allow_leak=True) for source in wanted] or [_readable(continuation(), base)]
+    if not wanted and not len(kept[0].test):
+        return []
     if empty := [t.name for t in kept if not len(t.test)]:
         raise UserError(f"retained task {empty[0]}: it has no test examples, so nothing could be measured. Give a test split.")
     return [replace(t, test=tuple(t.test)[:200], train=(), dev=(), ood=()) for t in kept]
+
+
+def _readable(task: Task, base: Base) -> Task:
+    """The built-in task without what a base of a short context cannot read."""
+    long = too_long(base, task)
+    return replace(task, test=tuple(e for e in task.test if e.id not in long))
 
 
 def _decided(out: Path, base: Base) -> str | None:

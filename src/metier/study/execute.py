@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,8 @@ def in_processes(jobs: Sequence[Job], base: Base, out: Path, done: Done, workers
 
     threads = max(1, torch.get_num_threads() // workers)
     context = multiprocessing.get_context("spawn")
+    with _environment(PYTHONWARNINGS=f"{os.environ.get('PYTHONWARNINGS', '')},ignore:resource_tracker".strip(",")):
+        resource_tracker.ensure_running()  # it tells of what a stopped worker leaves; it clears that away, so nobody need hear
     count = min(workers, max(1, len(jobs)))
     pool = concurrent.futures.ProcessPoolExecutor(count, mp_context=context, initializer=_start, initargs=(BaseSpec.of(base), base.name, threads))
     processes: list[Any] = []
@@ -152,6 +155,20 @@ def _answers(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), ANSWERS_WITHIN).close()
     except OSError as error:
         raise UserError(f"--ray {address}: nobody answers there ({error}). Start a cluster with `ray start --head`, or say --ray local.") from error
+
+
+@contextlib.contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    before = {k: os.environ.get(k) for k in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for key, old in before.items():
+            if old is None:
+                os.environ.pop(key, None)
+            else:
+                os.environ[key] = old
 
 
 _BASE: dict[BaseSpec, Base] = {}

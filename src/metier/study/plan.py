@@ -20,7 +20,7 @@ from metier.errors import UserError, nearest
 from metier.method import find
 from metier.model import Base, Specialist
 from metier.study.trial import DEV_LIMIT, GAP_EXAMPLES, Job, _candidates, inapplicable, versions
-from metier.task import Task
+from metier.task import Example, Task
 from metier.task.task import SPLITS
 from metier.train import Budget
 from metier.train.loop import DEV_CHOOSE, DEV_GENERATE, LOOKS
@@ -146,40 +146,58 @@ def _named(tasks: Sequence[Task], retain: Sequence[Task]) -> None:
 def fitting(base: Base, task: Task) -> None:
     """Every prompt of the task, with its answer, fits in what the base reads. Raises UserError naming the first that does not.
 
-    Only prompts with as many bytes as the base reads tokens are encoded. With `truncate`, what will be cut is said instead.
+    With `truncate`, what will be cut is said instead.
+    """
+    long = too_long(base, task)
+    if not long:
+        return
+    if base.truncate:
+        log.warning("task %s: %d of its texts are longer than the %d tokens that %s reads; they are cut.", task.name, len(long), base.max_length, base.name)
+        return
+    example, (read, room) = next(iter(long.items()))
+    what = f"prompt of {read} tokens and answer of up to {room} exceed" if room else f"its {read} tokens exceed"
+    more = f"; so do {len(long) - 1} more" if len(long) > 1 else ""
+    raise UserError(
+        f"task {task.name}, example {example}: {what} the {base.max_length} that {base.name} reads{more}. "
+        "Shorten the texts or the template, take another base, or cut them with --truncate (truncate=True)."
+    )
+
+
+def too_long(base: Base, task: Task) -> dict[str, tuple[int, int]]:
+    """{example: (tokens of its prompt, of its longest answer)} of those that the base cannot read at once.
+
+    Only prompts with as many bytes as the base reads tokens are encoded.
     """
     if base.family == "encoder" and task.kind == "generate":
-        return  # not tried
-    plain, long, first = Specialist(base), 0, ""
-    known: dict[tuple[str, ...], int] = {}
+        return {}  # not tried
+    count = _encoder_tokens if base.family == "encoder" else _prompt_tokens
+    found = {}
     for split in SPLITS:
         for example in task.split(split):
-            if base.family == "encoder":
-                text = plain.text(task, example)
-                size, room, total = sum(len(t.encode()) for t in ([text] if isinstance(text, str) else text)) + SPARE, 0, 0
-                if size > base.max_length:
-                    total = len(base.tokenizer(*([text] if isinstance(text, str) else text), verbose=False)["input_ids"])
-            else:
-                prompt = plain.prompt(task, example)
-                choices = task.choices_of(example) if task.kind == "choose" else (example.answer,) if split in LEARNT else ()
-                if choices not in known:
-                    known[choices] = max((len(c.encode()) for c in choices), default=0) + SPARE
-                room = max(known[choices], task.max_new_tokens if task.kind == "generate" else 0)
-                total = 0
-                if base.chat or len(prompt.text().encode()) + SPARE + room > base.max_length:
-                    shown, ids = base.encode_prompt(prompt)
-                    room = max((len(base.encode_answer(shown, c, separator=prompt.separator, end=split in LEARNT)) for c in choices), default=0)
-                    room = max(room, task.max_new_tokens if task.kind == "generate" else 0)
-                    total = len(ids) + room
-            if total > base.max_length:
-                long += 1
-                what = f"prompt of {total - room} tokens and answer of up to {room} exceed" if room else f"its {total} tokens exceed"
-                first = first or f"task {task.name}, example {example.id} ({split}): {what} the {base.max_length} that {base.name} reads"
-    if long and not base.truncate:
-        more = f"; so do {long - 1} more" if long > 1 else ""
-        raise UserError(f"{first}{more}. Shorten the texts or the template, take another base, or cut them with --truncate (truncate=True).")
-    if long:
-        log.warning("task %s: %d of its texts are longer than the %d tokens that %s reads; they are cut.", task.name, long, base.max_length, base.name)
+            read, room = count(base, task, example, split in LEARNT)
+            if read + room > base.max_length:
+                found[example.id] = (read, room)
+    return found
+
+
+def _encoder_tokens(base: Base, task: Task, example: Example, learnt: bool) -> tuple[int, int]:
+    text = Specialist(base).text(task, example)
+    parts = (text,) if isinstance(text, str) else text
+    if sum(len(t.encode()) for t in parts) + SPARE <= base.max_length:
+        return 0, 0
+    return len(base.tokenizer(*parts, verbose=False)["input_ids"]), 0
+
+
+def _prompt_tokens(base: Base, task: Task, example: Example, learnt: bool) -> tuple[int, int]:
+    prompt = task.prompt(example)
+    answers = task.choices_of(example) if task.kind == "choose" else (example.answer,) if learnt else ()
+    written = task.max_new_tokens if task.kind == "generate" else 0
+    most = max(written, max((len(a.encode()) for a in answers), default=0) + SPARE)
+    if not base.chat and len(prompt.text().encode()) + SPARE + most <= base.max_length:
+        return 0, 0
+    shown, ids = base.encode_prompt(prompt)
+    room = max((len(base.encode_answer(shown, a, separator=prompt.separator, end=learnt)) for a in answers), default=0)
+    return len(ids), max(room, written)
 
 
 def _estimate(base: Base, jobs: Sequence[Job], train_each: float) -> Estimate:

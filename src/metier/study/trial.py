@@ -30,6 +30,7 @@ from metier.task.score import SCORERS
 from metier.train import Budget, Run
 
 DEV_LIMIT = 100
+LIKELIHOOD_LIMIT = 50
 GAP_EXAMPLES = 8
 SEARCH_SHARE = 0.5
 WORK = ".work"  # in a study's trials: checkpoints of those that are not done
@@ -223,7 +224,7 @@ class _Trial:
             run.say = self.say if method.about.trains else None  # what does not fit is said once, of what is chosen
             try:
                 change = _make(method, candidate, start, task, run)
-                value = _dev_value(measure(start.then(change), task, split="dev", limit=DEV_LIMIT, seed=self.job.seed), task)
+                value = dev_value(start.then(change), task, seed=self.job.seed)
             except Diverged as problem:
                 self.search.append(row | {"error": str(problem), "seconds": time.perf_counter() - since})
                 continue
@@ -265,14 +266,21 @@ def _digest(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 
-def _dev_value(records: list[Record], task: Task) -> tuple[float, float]:
+def dev_value(specialist: Specialist, task: Task, *, seed: int = 0) -> tuple[float, float]:
+    """(score on dev, mean log-likelihood of the right answers): candidates are compared by the first, ties by the second."""
+    records = measure(specialist, task, split="dev", limit=DEV_LIMIT, seed=seed)
     scorer = SCORERS[task.metric]
     if scorer.total and scorer.statistics:
         columns = zip(*(r.stats for r in records if r.stats), strict=True)
         score = scorer.total([sum(c) for c in columns])
     else:
         score = sum(r.score for r in records) / len(records)
-    sure = [r.logprobs[r.choices.index(r.target)] for r in records if r.logprobs and r.choices and r.target in r.choices]
+    if task.kind == "generate":
+        examples = list(task.dev)[:LIKELIHOOD_LIMIT]
+        found = specialist.score([specialist.prompt(task, e) for e in examples], [[e.answer] for e in examples])
+        sure = [float(f[0]) for f in found]
+    else:
+        sure = [r.logprobs[r.choices.index(r.target)] for r in records if r.logprobs and r.choices and r.target in r.choices]
     return score, sum(sure) / len(sure) if sure else 0.0
 
 

@@ -82,7 +82,7 @@ class _Loop:
         self.optimizer = torch.optim.AdamW(groups, weight_decay=decay)
         self.rng = random.Random(run.seed)
         self.order: list[int] = []
-        self.micro = 1
+        self.micro = run.accumulate
         self.step, self.bad, self.best = 0, 0, checkpoint.Best(-math.inf, -1, [])
         self.first_loss: float | None = None
         self.smooth = 0.0
@@ -168,9 +168,9 @@ class _Loop:
         try:
             return self._forward_backward(rows)
         except RuntimeError as error:
-            if self.micro > 1 or len(rows) == 1 or not _out_of_memory(error):
+            if self.micro > self.run.accumulate or len(rows) == 1 or not _out_of_memory(error):
                 raise
-        self.micro = 2  # outside the handler, which would hold on to the memory of what failed
+        self.micro = 2 * self.run.accumulate  # outside the handler, which would hold on to the memory of what failed
         if self.run.say:
             self.run.say(f"out of memory with {len(rows)} examples a step: going on with {-(-len(rows) // 2)} at a time, same result")
         self.optimizer.zero_grad()

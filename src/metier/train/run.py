@@ -59,6 +59,7 @@ class Run:
     """The conditions a method runs under.
 
     precision  'float32', or 'bf16' for autocast in training (scores are always taken at the base's own precision)
+    accumulate how many parts a step's examples are split into, gradients adding up: the same result in less memory
     workdir    where checkpoints of unfinished training go; None keeps none
     tell       called with (steps done, steps planned, loss) while training
     """
@@ -66,6 +67,7 @@ class Run:
     seed: int = 0
     budget: Budget = field(default_factory=lambda: Budget(2000))
     precision: str = "float32"
+    accumulate: int = 1
     workdir: Path | None = None
     tell: Callable[[int, int, float], None] | None = None
     say: Callable[[str], None] | None = None

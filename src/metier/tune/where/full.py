@@ -21,7 +21,7 @@ from metier.task import Task
 from metier.train import Run
 from metier.train.moving import tune
 
-ABOUT = About(place="weights", trains=True, search={"lr": (5e-5, 3e-4, 1e-3)})
+ABOUT = About(place="weights", trains=True, search={"lr": (1e-4, 5e-4, 2e-3)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,7 +34,7 @@ from metier.train import Run, Trainable, fit
 from metier.train.moving import head_lr, moving
 from metier.train.trainable import head_entries, head_parameters, new_head
 
-ABOUT = About(place="weights", papers=(25,), trains=True, search={"lr": (5e-5, 3e-4, 1e-3)})
+ABOUT = About(place="weights", papers=(25,), trains=True, search={"lr": (1e-4, 5e-4, 2e-3)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
