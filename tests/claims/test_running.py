@@ -61,7 +61,7 @@ def test_a_run_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(Stopped):
         quick(entry, tmp_path / "stopped", seeds=1)
     place = tmp_path / "stopped" / f"{entry.stem}-quick"
-    kept = {f: f.stat().st_mtime_ns for f in place.glob("trials/*/trial.json")}
+    kept = {f: f.stat().st_mtime_ns for f in place.glob("*/trials/*/trial.json")}
     assert len(kept) == 2
     assert not (place / "result.json").exists()
     monkeypatch.undo()
@@ -69,6 +69,13 @@ def test_a_run_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.Monk
     assert {f: f.stat().st_mtime_ns for f in kept} == kept
     assert again["effects"] == whole["effects"]
     assert again["trials"] == whole["trials"]
+
+
+def test_another_companion_is_another_run(tmp_path: Path) -> None:
+    """Trials are not taken over when a base that a method loads beside the specialised one has changed."""
+    bases = [tiny_causal(seed=i, hidden=16, max_length=512) for i in (0, 1, 2)]
+    assert len({running._of((bases[0], b)) for b in bases}) == 3
+    assert running._of(bases[:2]) == running._of(bases[:2])
 
 
 def test_only_a_whole_run_can_be_stored(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import os
 import time
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from metier.claims import result
 from metier.claims.claim import Entry
 from metier.claims.lab import Lab
 from metier.errors import UserError
-from metier.model import load_base
+from metier.model import Base, load_base
 from metier.study.comparing import _alone
 from metier.study.plan import machine
 from metier.study.trial import versions
@@ -48,7 +49,7 @@ def run(
         _announce(entry, place, count, quick)
     started, done = time.perf_counter(), claim.trials * count
     with _alone(place), progress.bar(f"claim {entry.name}", done, quiet=quiet) as advance:
-        lab = Lab(loaded, tuple(range(count)), place, quick, tell=lambda what: advance(1.0, what))
+        lab = Lab(loaded, tuple(range(count)), place / _of(loaded), quick, tell=lambda what: advance(1.0, what))
         found = entry.load()(lab)
         facts = result.facts(
             entry, found, seeds=list(lab.seeds), scores=lab.scores, trials=lab.trials, quick=quick, machine=machine(), versions=versions(),
@@ -60,6 +61,11 @@ def run(
     if store:
         atomic.write_json(result.place(entry), facts)
     return facts
+
+
+def _of(bases: Sequence[Base]) -> str:
+    """A folder's name for these very weights: a trial's key knows the base that is specialised, not one that a method loads beside it."""
+    return hashlib.sha256("|".join(b.fingerprint for b in bases).encode()).hexdigest()[:12]
 
 
 def _announce(entry: Entry, place: Path, count: int, quick: bool) -> None:

@@ -33,7 +33,7 @@ from metier.task import Example, Task
 from metier.train import Run
 
 ABOUT = About(
-    place="in", papers=(171,), families=("causal", "seq2seq"), search={"shots": (2, 4, 8), "pick": ("balanced", "bm25")}
+    place="in", effort=3.0, papers=(171,), families=("causal", "seq2seq"), search={"shots": (2, 4, 8), "pick": ("balanced", "bm25")}
 )  # fmt: skip
 
 

@@ -29,7 +29,7 @@ from metier.task import Task
 from metier.train import Run
 
 ABOUT = About(
-    place="in", families=("causal", "seq2seq"), needs=("documents",), search={"passages": (1, 2, 4), "retriever": ("bm25",)}
+    place="in", effort=3.0, families=("causal", "seq2seq"), needs=("documents",), search={"passages": (1, 2, 4), "retriever": ("bm25",)}
 )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import io
+import logging
 import multiprocessing
 import os
 import signal
@@ -99,7 +100,7 @@ def on_ray(jobs: Sequence[Job], base: Base, out: Path, done: Done, address: str)
 def cluster(address: str) -> Iterator[Any]:
     """Ray, connected for the time of a with-block (or for longer, where it was before). Raises UserError where nobody answers."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    logging.getLogger("ray").setLevel(logging.ERROR)
     try:
         import ray
     except ImportError as error:

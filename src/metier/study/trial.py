@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import itertools
 import json
@@ -33,6 +34,7 @@ DEV_LIMIT = 100
 LIKELIHOOD_LIMIT = 50
 GAP_EXAMPLES = 8
 SEARCH_SHARE = 0.5
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 WORK = ".work"  # in a study's trials: checkpoints of those that are not done
 Tell = Callable[[str], None]
 
@@ -109,6 +111,8 @@ def run_trial(job: Job, base: Base, out: Path, *, tell: Tell | None = None, say:
             except (UserError, Failed) as error:
                 card |= {"status": "failed", "error": str(error)}
             except Exception as error:
+                if isinstance(error, OSError) and error.errno in NO_ROOM:
+                    raise
                 text = "out of memory, also with a smaller batch" if out_of_memory(error) else f"{type(error).__name__}: {error}"
                 card |= {"status": "failed", "error": text, "traceback": traceback.format_exc()}
         atomic.write_json(draft / "trial.json", card)

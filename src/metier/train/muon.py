@@ -1,4 +1,5 @@
-"""Muon: momentum whose update is made orthogonal, for the matrices inside the blocks; twice the progress per token of AdamW here.
+"""Muon: momentum whose update is made orthogonal, for the matrices inside the blocks; in pilots here it needed about
+1.5 times fewer steps than AdamW to a like loss (different learning rates, one seed each).
 
 Paper:    Jordan et al. 2024, https://kellerjordan.github.io/posts/muon; scale of Liu et al. 2025, arXiv 2502.16982.
 Formula:  M ← μM + G;  W ← (1 − ηλ)W − η · 0.2 · sqrt(max(m, n)) · NS5(G + μM)
