@@ -60,7 +60,9 @@ def main() -> None:
 
     def peer() -> None:
         found = lm_eval.simple_evaluate(model=lm, tasks=[theirs], log_samples=True, bootstrap_iters=0, verbosity="ERROR")
-        chosen["peer"] = [max(range(len(s["filtered_resps"])), key=lambda i: s["filtered_resps"][i][0]) for s in found["samples"]["same_prompts"]]
+        chosen["peer"] = [
+            max(range(len(s["filtered_resps"])), key=lambda i: s["filtered_resps"][i][0]) for s in found["samples"]["same_prompts"]
+        ]
 
     def ours() -> None:
         chosen["ours"] = [task.choices.index(x.output) for x in specialist.answer(task, task.test)]
@@ -70,7 +72,14 @@ def main() -> None:
     if same != len(rows):
         raise SystemExit(f"answers differ on {len(rows) - same} of {len(rows)} examples")
     facts = {"base": a.base, "task": a.task, "examples": len(rows), "choices": len(task.choices), "shots": a.shots, "same_answers": same}
-    write("choices", {**facts, "seconds": {k: statistics.median(v) for k, v in seconds.items()}, "peer_over_ours": ratio(seconds["peer"], seconds["ours"])})
+    write(
+        "choices",
+        {
+            **facts,
+            "seconds": {k: statistics.median(v) for k, v in seconds.items()},
+            "peer_over_ours": ratio(seconds["peer"], seconds["ours"]),
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 from timing import RESULTS
 
 import metier
@@ -82,7 +83,14 @@ def main() -> None:
             base = metier.load_base(part.base, truncate=part.truncate)
             started = time.time()
             metier.compare(
-                task_of(part), base, methods=part.methods, budget=part.budget, seeds=a.seeds, out=out, settings=part.settings, retain=part.retain
+                task_of(part),
+                base,
+                methods=part.methods,
+                budget=part.budget,
+                seeds=a.seeds,
+                out=out,
+                settings=part.settings,
+                retain=part.retain,
             )
             print(f"{part.name}: {time.time() - started:.0f} s", flush=True)
         collect(Path(a.work))
@@ -97,7 +105,15 @@ def collect(work: Path) -> None:
             continue
         report = json.loads(file.read_text())
         for task in report["tasks"]:
-            facts = {"part": part.name, "base": Path(part.base).name, "task": part.data, "budget": part.budget, "metric": task["metric"], "n_test": task["n_test"], "published": part.published}
+            facts = {
+                "part": part.name,
+                "base": Path(part.base).name,
+                "task": part.data,
+                "budget": part.budget,
+                "metric": task["metric"],
+                "n_test": task["n_test"],
+                "published": part.published,
+            }
             for row in task["methods"]:
                 if row["score"] is None:
                     rows.append({**facts, "method": row["method"], "status": row["status"], "reason": row["reason"]})

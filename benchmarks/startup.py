@@ -1,6 +1,6 @@
 """Start-up times of the command line, and the share of a study's time that is not model compute.
 
-    python benchmarks/startup.py [--rounds 11]
+python benchmarks/startup.py [--rounds 11]
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ def harness() -> dict[str, float]:
     base.model.base_model.forward = timed_like(base.model.base_model.forward, timed)
     with tempfile.TemporaryDirectory() as out:
         started = time.perf_counter()
-        metier.compare("world:reviews", base, methods=["zero-shot", "few-shot", "full", "lora"], seeds=1, budget="2400ex", out=out, quiet=True)
+        metier.compare(
+            "world:reviews", base, methods=["zero-shot", "few-shot", "full", "lora"], seeds=1, budget="2400ex", out=out, quiet=True
+        )
         wall = time.perf_counter() - started
     return {"wall_seconds": wall, "model_seconds": spent["model"], "harness_share": 1 - spent["model"] / wall}
 

@@ -38,8 +38,15 @@ def ratio(a: list[float], b: list[float]) -> float:
 
 def write(name: str, facts: dict[str, Any]) -> None:
     """Store a result with the machine it was measured on, and print it."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=RESULTS.parent, check=False).stdout.strip()
-    where = {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__, "threads": torch.get_num_threads()}
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=RESULTS.parent, check=False
+    ).stdout.strip()
+    where = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "threads": torch.get_num_threads(),
+    }
     RESULTS.mkdir(exist_ok=True)
     text = json.dumps({**facts, "machine": where | {"commit": commit, "date": time.strftime("%Y-%m-%d")}}, indent=1)
     (RESULTS / f"{name}.json").write_text(text + "\n", encoding="utf-8")

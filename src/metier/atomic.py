@@ -80,8 +80,11 @@ def writable(target: Path, *, need_bytes: int = 0) -> None:
     place = next(p for p in (target, *target.absolute().parents) if p.exists())
     if not place.is_dir():
         raise UserError(f"{target}: {place} is a file, so nothing can be written below it. Choose another folder with -o.")
-    with _explained(target), tempfile.TemporaryFile(dir=place):
-        pass
+    try:
+        with _explained(target), tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:  # places where files cannot be made at all (/proc)
+        raise Unwritable(f"{target}: nothing can be written there ({error.strerror}). Choose another folder with -o.") from error
     free = shutil.disk_usage(place).free
     if free < need_bytes:
         raise UserError(

@@ -43,7 +43,9 @@ OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memo
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error of python, torch or the system says that memory does not suffice."""
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError | OSError) and any(t in str(error).lower() for t in OUT_OF_MEMORY))
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError | OSError) and any(t in str(error).lower() for t in OUT_OF_MEMORY)
+    )
 
 
 class Diverged(Failed):

@@ -37,6 +37,7 @@ def for_terminal() -> None:
     """
     quiet = {"TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_TELEMETRY": "1"}
     quiet |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+    quiet["OMP_WAIT_POLICY"] = "PASSIVE"  # threads that wait by spinning take the cores of other work: 7 times slower on a busy machine
     for name, value in quiet.items():
         os.environ.setdefault(name, value)
     if not sys.warnoptions:

@@ -22,7 +22,14 @@ from metier.study.comparing import Comparison, adapt, compare, finish
 
 TASK = tiny_task("choose")
 OTHER = dataclasses.replace(tiny_task("generate"), test=tiny_task("generate").test[:2])
-QUICK: dict[str, Any] = {"methods": ["few-shot", "lora"], "budget": "48ex", "retain": (OTHER,), "seeds": 1, "precision": "float32", "quiet": True}
+QUICK: dict[str, Any] = {
+    "methods": ["few-shot", "lora"],
+    "budget": "48ex",
+    "retain": (OTHER,),
+    "seeds": 1,
+    "precision": "float32",
+    "quiet": True,
+}
 
 
 def study(out: Path, **more: Any) -> Comparison:
@@ -46,7 +53,10 @@ def test_best_answers_as_in_the_records(done: Comparison) -> None:
     said = done.best().answer(TASK, list(TASK.test))
     assert done.best("colours").base.fingerprint == tiny_causal().fingerprint
     assert any(
-        all(a.output == r.output and list(a.logprobs or ()) == pytest.approx(r.logprobs, abs=1e-6) for a, r in zip(said, records, strict=True))
+        all(
+            a.output == r.output and list(a.logprobs or ()) == pytest.approx(r.logprobs, abs=1e-6)
+            for a, r in zip(said, records, strict=True)
+        )
         for records in (read_records(done.out / "trials" / k / "records-test.parquet") for k in keys)
     )
     with pytest.raises(UserError, match="no specialist here"):
@@ -97,13 +107,13 @@ def test_nothing_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         facts = json.loads(card.read_text())
         card.write_text(json.dumps(facts | {"status": "failed", "error": "made up"}))
     again = finish(found.out)
-    assert again.report["recommendation"]["headline"] == "No result" and not (found.out / "best").exists()
+    assert again.report["recommendation"]["headline"].startswith("No result") and not (found.out / "best").exists()
 
 
 def test_report_of_a_study_that_has_just_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(comparing, "_execute", lambda *_: None)
     report = study(tmp_path).report
-    assert report["trials"]["not_run"] == 3 and report["recommendation"]["headline"] == "No result"
+    assert report["trials"]["not_run"] == 3 and report["recommendation"]["headline"].startswith("No result")
 
 
 # --- refused before anything is written --------------------------------------------------------------------------------
@@ -185,7 +195,7 @@ def test_own_files_with_a_shifted_twin_and_warnings_once(
     monkeypatch.chdir(tmp_path)
     table(Path("tickets.csv"), [*rows(), rows()[0]])
     table(Path("newer.csv"), rows(8, "{colour}, said the {thing}{number}"))
-    lines(Path("other.jsonl"), [{"question": f"what is {i}?", "answer": str(i)} for i in range(6)])
+    lines(Path("other.jsonl"), [{"question": f"what is {i}?", "answer": str(i)} for i in range(12)])
     found = study(Path("out"), tasks="tickets.csv", ood="newer.csv", retain=("other.jsonl",), methods=["calibrate"], quiet=False)
     task = found.report["tasks"][0]
     assert task["n_ood"] == 8 and all(m["ood"] for m in task["methods"]) and found.report["retain"] == ["other"]

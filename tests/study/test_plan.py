@@ -26,7 +26,14 @@ TASK = tiny_task("choose")
 
 
 def plan_of(base: Base | None = None, tasks: Any = (TASK,), **more: Any) -> Plan:
-    options: dict[str, Any] = {"methods": ["few-shot", "lora"], "budget": Budget(48), "retain": (), "seeds": (0,), "settings": {}, "precision": "float32"}
+    options: dict[str, Any] = {
+        "methods": ["few-shot", "lora"],
+        "budget": Budget(48),
+        "retain": (),
+        "seeds": (0,),
+        "settings": {},
+        "precision": "float32",
+    }
     return make_plan(base or tiny_causal(), tasks, **{**options, **more})
 
 
@@ -100,10 +107,17 @@ def longer(split: str, words: int, kind: str = "choose") -> Task:
 @pytest.mark.parametrize("make", [tiny_causal, tiny_seq2seq, tiny_encoder])
 def test_prompt_longer_than_the_context_is_refused_at_the_door(make: Any, split: str) -> None:
     task, base = longer(split, 300), make()
-    with pytest.raises(UserError, match=f"task colours, example {task.split(split)[1].id}: .* exceed the {base.max_length} that .* reads.*--truncate"):
+    with pytest.raises(
+        UserError, match=f"task colours, example {task.split(split)[1].id}: .* exceed the {base.max_length} that .* reads.*--truncate"
+    ):
         plan_of(base, (task,), methods=["zero-shot"])
     with pytest.raises(UserError, match="--truncate"):
-        plan_of(base, (TASK,), retain=(dataclasses.replace(task, name="other", train=(), dev=(), test=task.split(split)),), methods=["zero-shot"])
+        plan_of(
+            base,
+            (TASK,),
+            retain=(dataclasses.replace(task, name="other", train=(), dev=(), test=task.split(split)),),
+            methods=["zero-shot"],
+        )
 
 
 def test_truncate_goes_on_and_says_how_many(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
@@ -172,7 +186,9 @@ def test_estimate_is_near_what_it_takes(tmp_path: Path) -> None:
     base, tasks = tiny_causal(), (tiny_task("choose", train=24, dev=8, test=8), tiny_task("generate"))
     methods = ["few-shot", "lora", "bitfit", "few-shot+lora", "self-consistency", "calibrate"]
     run_trial(plan_of(base).jobs[2], base, tmp_path / "warm")
-    plan = plan_of(base, tasks, methods=methods, budget=Budget(400), retain=(dataclasses.replace(continuation(), test=continuation().test[:20]),))
+    plan = plan_of(
+        base, tasks, methods=methods, budget=Budget(400), retain=(dataclasses.replace(continuation(), test=continuation().test[:20]),)
+    )
     started = time.perf_counter()
     for job in plan.jobs:
         run_trial(job, base, tmp_path)

@@ -164,7 +164,9 @@ def test_out_of_memory_halves_the_batch_and_says_so(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(training._Loop, "_forward_backward", short)
     card = run_trial(job("lora", settings={"lora": {"lr": 1e-3}}), tiny_causal(), tmp_path, say=said.append)
     assert card["status"] == "done" and len(said) == 1
-    assert said == card["remarks"] and said[0].startswith("colours lora seed 0: out of memory with 12 examples a step: going on with 6 at a time")
+    assert said == card["remarks"] and said[0].startswith(
+        "colours lora seed 0: out of memory with 12 examples a step: going on with 6 at a time"
+    )
     assert card["cost"]["examples_seen"] == wanted["cost"]["examples_seen"]
     assert [p["dev_loss"] for p in card["curve"]] == pytest.approx([p["dev_loss"] for p in wanted["curve"]], abs=1e-3)
 

@@ -19,13 +19,19 @@ def register(app: typer.Typer) -> None:
     def compare(
         tasks: Annotated[list[str], typer.Argument(help="Task files (JSONL, CSV, Parquet, YAML), folders, world:NAME, or hf:NAME.")],
         base: options.BaseName = "metier-tiny",
-        methods: Annotated[str | None, typer.Option(help="Comma-separated; join two with '+': lora,rag+lora. Default: all that apply.")] = None,
-        budget: Annotated[str | None, typer.Option(help="What one trial may spend on search and training: 90s, 5m, 2000ex, 1e6tok.")] = None,
+        methods: Annotated[
+            str | None, typer.Option(help="Comma-separated; join two with '+': lora,rag+lora. Default: all that apply.")
+        ] = None,
+        budget: Annotated[
+            str | None, typer.Option(help="What one trial may spend on search and training: 90s, 5m, 2000ex, 1e6tok.")
+        ] = None,
         retain: Annotated[list[str] | None, typer.Option(help="Another task on which forgetting is measured; may be repeated.")] = None,
         ood: Annotated[str | None, typer.Option(help="A file of test examples from another distribution.")] = None,
         seeds: Annotated[int, typer.Option(help="How many seeds.", min=1)] = 3,
         out: options.Out = "out",
-        set_: Annotated[list[str] | None, typer.Option("--set", help="A setting, fixed instead of searched: lora.rank=16; may be repeated.")] = None,
+        set_: Annotated[
+            list[str] | None, typer.Option("--set", help="A setting, fixed instead of searched: lora.rank=16; may be repeated.")
+        ] = None,
         workers: Annotated[int, typer.Option(help="Local processes.", min=1)] = 1,
         ray: Annotated[str | None, typer.Option(help="Address of a Ray cluster, 'auto', or 'local'.")] = None,
         precision: options.Precision = None,
@@ -58,7 +64,7 @@ def register(app: typer.Typer) -> None:
     def demo(
         out: options.Out = "out/demo",
         seeds: Annotated[int, typer.Option(help="How many seeds.", min=1)] = 1,
-        budget: Annotated[str, typer.Option(help="What one trial may spend on search and training.")] = "4000ex",
+        budget: Annotated[str, typer.Option(help="What one trial may spend on search and training.")] = "3000ex",
         as_json: options.AsJson = False,
     ) -> None:
         """Compare every way on three generated worlds with the embedded base: facts, a skill, and reviews with a shifted twin."""
@@ -113,7 +119,10 @@ def show(report: dict[str, Any], out: Any, as_json: bool) -> None:
     for failure in [f for f in report["failures"] if f["status"] == "failed"]:
         console.print(f"failed  {failure['task']} {failure['method']} seed {failure['seed']}: {failure['reason']}", markup=False)
     if report["trials"]["not_run"]:
-        console.print(f"not run {report['trials']['not_run']} of {report['trials']['planned']} trials; the same `metier compare` runs them", markup=False)
+        console.print(
+            f"not run {report['trials']['not_run']} of {report['trials']['planned']} trials; the same `metier compare` runs them",
+            markup=False,
+        )
     typer.echo(f"\nreport  {out}/report.html")
     if (Path(out) / "best").exists():
         typer.echo(f"best    {out}/best")

@@ -63,7 +63,9 @@ def register(app: typer.Typer) -> None:
             if found[name] is not None:
                 typer.echo(f"  {name:16s} {found[name]:.4g}")
         tokens, time = found["tokens"], found["latency"]["mean"]
-        typer.echo(f"  {'per answer':16s} {tokens['in_per_answer']:.0f} tokens read, {tokens['out_per_answer']:.0f} written, {1000 * time:.3g} ms")
+        typer.echo(
+            f"  {'per answer':16s} {tokens['in_per_answer']:.0f} tokens read, {tokens['out_per_answer']:.0f} written, {1000 * time:.3g} ms"
+        )
 
     @app.command()
     def generate(
@@ -72,7 +74,9 @@ def register(app: typer.Typer) -> None:
         max_new_tokens: Annotated[int, typer.Option(help="At most so many tokens.", min=1)] = 64,
         temperature: Annotated[float, typer.Option(help="0 is greedy.", min=0.0)] = 0.0,
         stop: Annotated[list[str] | None, typer.Option(help="End at this text; may be repeated.")] = None,
-        task: Annotated[str | None, typer.Option(help="Show the prompt as this task's query (exemplars and passages are then added).")] = None,
+        task: Annotated[
+            str | None, typer.Option(help="Show the prompt as this task's query (exemplars and passages are then added).")
+        ] = None,
         seed: options.Seed = 0,
         family: options.Family = None,
         dtype: options.Dtype = "float32",
@@ -94,7 +98,11 @@ def register(app: typer.Typer) -> None:
             loaded = load_task(task, allow_leak=True)
             prompts = [specialist.prompt(loaded, Example(f"line-{i}", _fields(loaded, t), "")) for i, t in enumerate(texts)]
         answers = specialist.generate(
-            prompts, max_new_tokens=max_new_tokens, stop=stop or [], temperature=temperature, seeds=[f"{seed}|{i}" for i in range(len(prompts))]
+            prompts,
+            max_new_tokens=max_new_tokens,
+            stop=stop or [],
+            temperature=temperature,
+            seeds=[f"{seed}|{i}" for i in range(len(prompts))],
         )
         for text, answer in zip(texts, answers, strict=True):
             typer.echo(json.dumps({"prompt": text, "output": answer.text, "tokens": answer.tokens}) if as_json else answer.text)
@@ -108,7 +116,9 @@ def open_model(name: str, family: str | None, dtype: str, device: str, chat: boo
     place = Path(name).expanduser()
     if (place / "specialist.json").exists():
         if family is not None or dtype != "float32" or chat is not None:
-            raise UserError(f"{name}: is a specialist, which knows its base's family, dtype and chat. Leave --family, --dtype and --chat out.")
+            raise UserError(
+                f"{name}: is a specialist, which knows its base's family, dtype and chat. Leave --family, --dtype and --chat out."
+            )
         specialist = Specialist.load(place)
         specialist.base.model.to(device if device != "auto" else specialist.base.device)
         specialist.base.truncate = specialist.base.truncate or truncate

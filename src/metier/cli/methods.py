@@ -45,7 +45,8 @@ def facts(method: Method) -> dict[str, object]:
     """A method as JSON-able facts."""
     about = dataclasses.asdict(method.about)
     settings = [
-        {"name": s.name, "type": s.type, "default": None if s.default is dataclasses.MISSING else s.default, "help": s.help} for s in method.settings
+        {"name": s.name, "type": s.type, "default": None if s.default is dataclasses.MISSING else s.default, "help": s.help}
+        for s in method.settings
     ]
     return {"name": method.name, "room": method.room, "summary": method.summary, "file": str(method.file), "settings": settings, **about}
 

@@ -11,7 +11,9 @@ import typer
 from metier.errors import UserError, nearest
 from metier.method import find
 
-BaseName = Annotated[str, typer.Option("--base", "-b", help="Base model: metier-tiny, minilm, a folder in Hugging Face form, or a hub name.")]
+BaseName = Annotated[
+    str, typer.Option("--base", "-b", help="Base model: metier-tiny, minilm, a folder in Hugging Face form, or a hub name.")
+]
 Out = Annotated[str, typer.Option("--out", "-o", help="Folder for the results.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything that is drawn.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]

@@ -89,9 +89,15 @@ def _tune(
     if training:
         fastest, each = probe(Specialist(base), job.task)
         chosen, seconds = precision or fastest, training_seconds(job, each)
-        progress.say(f"{method} on {task.name}: training in {chosen}, about {progress.spoken(seconds)}, memory about {_memory(job, base):.1f} GB")
+        progress.say(
+            f"{method} on {task.name}: training in {chosen}, about {progress.spoken(seconds)}, memory about {_memory(job, base):.1f} GB"
+        )
     place = out.absolute().parent / f".{out.absolute().name}.work"
-    named = json.dumps([method, settings, str(budget), seed, chosen, task.digest(), base.fingerprint, base.chat, base.truncate], sort_keys=True, default=str)
+    named = json.dumps(
+        [method, settings, str(budget), seed, chosen, task.digest(), base.fingerprint, base.chat, base.truncate],
+        sort_keys=True,
+        default=str,
+    )
     work = place / hashlib.sha256(named.encode()).hexdigest()[:16]
     try:
         with progress.bar(f"{method} on {task.name}", max(1, len(training)), expected=seconds) as advance:

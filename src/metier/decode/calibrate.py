@@ -29,7 +29,7 @@ from metier.model import OutputChange, Specialist
 from metier.task import Example, Task
 from metier.train import Run
 
-ABOUT = About(place="out", kinds=("choose",), search={"kind": ("contextual", "both")})
+ABOUT = About(place="out", kinds=("choose",), search={"kind": ("temperature", "contextual", "both")})
 
 CONTENT_FREE = ("N/A", "[MASK]", "")
 LOW, HIGH = 0.05, 20.0

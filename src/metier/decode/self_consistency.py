@@ -27,7 +27,9 @@ from metier.task import Example, Task
 from metier.task.score import SCORERS
 from metier.train import Run
 
-ABOUT = About(place="out", effort=5.0, papers=(29,), families=("causal", "seq2seq"), kinds=("generate",), search={"temperature": (0.4, 0.7, 1.0)})
+ABOUT = About(
+    place="out", effort=5.0, papers=(29,), families=("causal", "seq2seq"), kinds=("generate",), search={"temperature": (0.4, 0.7, 1.0)}
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

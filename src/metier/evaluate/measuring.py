@@ -16,7 +16,9 @@ TAIL = 200
 AT_ONCE = 4  # examples, where memory did not suffice for larger batches
 
 
-def measure(specialist: Specialist, task: Task, *, split: str = "test", seed: int = 0, limit: int | None = None, role: str | None = None) -> list[Record]:
+def measure(
+    specialist: Specialist, task: Task, *, split: str = "test", seed: int = 0, limit: int | None = None, role: str | None = None
+) -> list[Record]:
     """Records of the specialist on a split of the task, in the order of its examples.
 
     `role` is the split's name in the records where it differs ('retain'). Raises UserError on an empty split.

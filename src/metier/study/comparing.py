@@ -75,7 +75,9 @@ def compare(
     if ood and len(listed) != 1:
         raise UserError(f"ood: one file cannot be the shifted twin of {len(listed)} tasks. Give ood: in each task's file.")
     _ready(out)
-    prepared = [load_task(t, allow_leak=allow_leak, overrides={"ood": str(Path(ood).expanduser().absolute())} if ood else None) for t in listed]
+    prepared = [
+        load_task(t, allow_leak=allow_leak, overrides={"ood": str(Path(ood).expanduser().absolute())} if ood else None) for t in listed
+    ]
     loaded = load_base(base)
     kept = _retained(prepared, retain, loaded)
     plan = make_plan(
@@ -110,7 +112,9 @@ def adapt(
         raise UserError(f"{method}: {reason}")
     trained = max(1, sum(find(p).about.trains for p in job.parts))
     for i, part in enumerate(job.parts):
-        specialist = specialist.then(_make(find(part), dict(job.settings.get(part, {})), specialist, loaded, run.part(1 / trained, f"{i}-{part}")))
+        specialist = specialist.then(
+            _make(find(part), dict(job.settings.get(part, {})), specialist, loaded, run.part(1 / trained, f"{i}-{part}"))
+        )
     return specialist
 
 
@@ -127,7 +131,10 @@ def announce(plan: Plan, out: Path, workers: int = 1) -> None:
     todo = [j for j in plan.jobs if finished(out / "trials" / j.key(plan.base)) is None]
     applicable = [j for j in todo if not inapplicable(j, plan.base)]
     seconds = sum(plan.estimate.per_job.get(_id(j), 0.0) for j in applicable) / workers
-    tasks = ", ".join(f"{t.name} ({len(t.train)} train, {len(t.dev)} dev, {len(t.test)} test{f', {len(t.ood)} ood' if len(t.ood) else ''})" for t in plan.tasks)
+    tasks = ", ".join(
+        f"{t.name} ({len(t.train)} train, {len(t.dev)} dev, {len(t.test)} test{f', {len(t.ood)} ood' if len(t.ood) else ''})"
+        for t in plan.tasks
+    )
     training = f", training in {plan.precision}" if any(find(p).about.trains for m in plan.methods for p in m.split("+")) else ""
     progress.say(f"base       {plan.base.name}, {plan.base.parameters / 1e6:.1f} M parameters{training}")
     progress.say(f"tasks      {tasks}")
@@ -137,7 +144,9 @@ def announce(plan: Plan, out: Path, workers: int = 1) -> None:
     for reason in dict.fromkeys(r for j in plan.jobs if (r := inapplicable(j, plan.base))):
         progress.say(f"left out   {reason}")
     before = len(plan.jobs) - len(todo) - sum(bool(inapplicable(j, plan.base)) for j in plan.jobs if j not in todo)
-    progress.say(f"trials     {len(applicable)} to run" + (f", {before} finished before" if before else "") + f"; budget {plan.budget} each")
+    progress.say(
+        f"trials     {len(applicable)} to run" + (f", {before} finished before" if before else "") + f"; budget {plan.budget} each"
+    )
     if not applicable:
         return
     memory, disk = plan.estimate.memory * workers, plan.estimate.disk

@@ -69,7 +69,9 @@ def in_processes(jobs: Sequence[Job], base: Base, out: Path, done: Done, workers
     with _environment(PYTHONWARNINGS=f"{os.environ.get('PYTHONWARNINGS', '')},ignore:resource_tracker".strip(",")):
         resource_tracker.ensure_running()  # it tells of what a stopped worker leaves; it clears that away, so nobody need hear
     count = min(workers, max(1, len(jobs)))
-    pool = concurrent.futures.ProcessPoolExecutor(count, mp_context=context, initializer=_start, initargs=(BaseSpec.of(base), base.name, threads))
+    pool = concurrent.futures.ProcessPoolExecutor(
+        count, mp_context=context, initializer=_start, initargs=(BaseSpec.of(base), base.name, threads)
+    )
     processes: list[Any] = []
     try:
         waiting = {pool.submit(_work, job, str(out)): job for job in jobs}
@@ -133,7 +135,9 @@ def _spread(ray: Any, jobs: Sequence[Job], base: Base, out: Path, done: Done) ->
             try:
                 card, archive = ray.get(ready[0])
             except ray.exceptions.RayTaskError as error:
-                raise (error.cause if isinstance(error.cause, UserError) else Failed(f"{job.method} on {job.task.name}: {_short(error.cause)}")) from error
+                raise (
+                    error.cause if isinstance(error.cause, UserError) else Failed(f"{job.method} on {job.task.name}: {_short(error.cause)}")
+                ) from error
             except ray.exceptions.RayError as error:
                 raise Failed(f"a worker of the Ray cluster died: {_short(error)}. Run again; finished trials are kept.") from error
             for remark in card.get("remarks", ()):
@@ -155,7 +159,9 @@ def _answers(address: str) -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), ANSWERS_WITHIN).close()
     except OSError as error:
-        raise UserError(f"--ray {address}: nobody answers there ({error}). Start a cluster with `ray start --head`, or say --ray local.") from error
+        raise UserError(
+            f"--ray {address}: nobody answers there ({error}). Start a cluster with `ray start --head`, or say --ray local."
+        ) from error
 
 
 @contextlib.contextmanager

@@ -96,7 +96,9 @@ def make_plan(
     for task in {t.name: t for t in (*tasks, *retain)}.values():
         fitting(base, task)
     budget = budget or Budget(max(LEAST_BUDGET, EPOCHS * max(len(t.train) for t in tasks)))
-    trained = next((t for t in tasks if len(t.train) and t.kind != "rank" and not (base.family == "encoder" and t.kind == "generate")), None)
+    trained = next(
+        (t for t in tasks if len(t.train) and t.kind != "rank" and not (base.family == "encoder" and t.kind == "generate")), None
+    )
     training = any(find(p).about.trains for m in chosen for p in m.split("+"))
     found, each = probe(Specialist(base), trained.sealed()) if trained and training else ("float32", 0.0)
     precision = precision or found
@@ -107,9 +109,7 @@ def make_plan(
     return Plan(base, tuple(tasks), tuple(retain), tuple(chosen), tuple(seeds), budget, precision, tuple(jobs), _estimate(base, jobs, each))
 
 
-def chosen_methods(
-    methods: Sequence[str] | None, settings: Mapping[str, Mapping[str, Any]]
-) -> tuple[list[str], dict[str, dict[str, Any]]]:
+def chosen_methods(methods: Sequence[str] | None, settings: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], dict[str, dict[str, Any]]]:
     """(the methods that run, the reference first; the given settings as the methods read them). Raises UserError for what is unknown."""
     if isinstance(methods, str):
         methods = methods.split(",")
@@ -124,7 +124,9 @@ def chosen_methods(
             raise UserError(f"methods: {name!r} names a method twice. Each part of a chain must be another method.")
     used = {p for m in chosen for p in m.split("+")}
     if strangers := sorted(set(settings) - used):
-        raise UserError(f"settings are given for {strangers[0]!r}, which is not among the methods {', '.join(chosen)}.{nearest(strangers[0], used)}")
+        raise UserError(
+            f"settings are given for {strangers[0]!r}, which is not among the methods {', '.join(chosen)}.{nearest(strangers[0], used)}"
+        )
     return [REFERENCE, *(m for m in chosen if m != REFERENCE)], fixed
 
 
@@ -152,7 +154,13 @@ def fitting(base: Base, task: Task) -> None:
     if not long:
         return
     if base.truncate:
-        log.warning("task %s: %d of its texts are longer than the %d tokens that %s reads; they are cut.", task.name, len(long), base.max_length, base.name)
+        log.warning(
+            "task %s: %d of its texts are longer than the %d tokens that %s reads; they are cut.",
+            task.name,
+            len(long),
+            base.max_length,
+            base.name,
+        )
         return
     example, (read, room) = next(iter(long.items()))
     what = f"prompt of {read} tokens and answer of up to {room} exceed" if room else f"its {read} tokens exceed"
@@ -229,7 +237,9 @@ def _seconds(job: Job, reading: Mapping[str, float], train_each: float) -> float
         tries = len(_candidates(find(part), dict(job.settings.get(part, {})))) if dev else 1
         if about.trains:
             look = min(DEV_CHOOSE, dev) * plain if job.task.kind == "choose" else min(DEV_GENERATE, dev) * train_each / 3
-            cost += training_seconds(job, train_each) / trained * effort + (tries if tries == 1 else tries + 1) * (LOOKS + 1) * look * effort
+            cost += (
+                training_seconds(job, train_each) / trained * effort + (tries if tries == 1 else tries + 1) * (LOOKS + 1) * look * effort
+            )
         effort *= about.effort
         if tries > 1:
             searching = tries * min(DEV_LIMIT, dev) * plain * effort

@@ -194,7 +194,9 @@ class _Trial:
             share = 1 - SEARCH_SHARE if trains and len(candidates) > 1 else 1.0
             started = time.perf_counter()
             run = self.run.part(share, f"{i}-final")
-            run.workdir = self.work / f"{i}-{_digest(chosen)}" if trains else None  # a search against the clock may choose another next time
+            run.workdir = (
+                self.work / f"{i}-{_digest(chosen)}" if trains else None
+            )  # a search against the clock may choose another next time
             run.say, run.tell = self.say, (lambda step, steps, loss: self.tell(f"{part} step {step}/{steps}"))
             made = _make(method, chosen, start, task, run)
             self.run.curve += [{**point, "part": part} for point in run.curve]
@@ -237,7 +239,9 @@ class _Trial:
                 best, chosen, kept = value, candidate, change
         self.seconds["seconds_search"] += time.perf_counter() - started
         if chosen is None:
-            raise Diverged(f"{part}: training diverged with every candidate, the last: {self.search[-1]['error']} Fix a lower lr with --set {part}.lr=...")
+            raise Diverged(
+                f"{part}: training diverged with every candidate, the last: {self.search[-1]['error']} Fix a lower lr with --set {part}.lr=..."
+            )
         return chosen, None if method.about.trains else kept
 
     def _measure(self, specialist: Specialist) -> dict[str, list[Record]]:

@@ -25,7 +25,18 @@ def write_world(world: Any, out: Path) -> None:
             if task.documents:
                 rows = [{"id": d.id, "title": d.title, "text": d.text} for d in task.documents]
                 (place / "documents.jsonl").write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8")
-            facts = {"name": task.name, "kind": task.kind, "template": task.template, "metric": task.metric, "instruction": task.instruction}
-            facts |= {"separator": task.separator, "stop": list(task.stop), "max_new_tokens": task.max_new_tokens, "fields": {"target": "target"}}
+            facts = {
+                "name": task.name,
+                "kind": task.kind,
+                "template": task.template,
+                "metric": task.metric,
+                "instruction": task.instruction,
+            }
+            facts |= {
+                "separator": task.separator,
+                "stop": list(task.stop),
+                "max_new_tokens": task.max_new_tokens,
+                "fields": {"target": "target"},
+            }
             (place / "task.yaml").write_text(yaml.safe_dump({k: v for k, v in facts.items() if v}, sort_keys=False), encoding="utf-8")
         atomic.write_json(draft / "truth.json", world.truth())
