@@ -46,6 +46,12 @@ class Part:
     overrides: dict[str, Any] | None = None
 
 
+def reference(data: str, budget: str, lr: float, published: tuple[float, float]) -> Part:
+    """Full tuning of MiniLM on a whole task, beside what is published for encoders of its size."""
+    settings = {"full": {"lr": lr, "batch_size": 32}}
+    return Part(f"reference-{data}", "minilm", data, ("full",), budget, settings=settings, whole=True, published=published)
+
+
 ENCODER = ("zero-shot", "full", "head", "bitfit", "lora", "lt-sft", "calibrate")
 CAUSAL = ("zero-shot", "few-shot", "prompt-tuning", "lofit", "full", "head", "bitfit", "lora", "lt-sft", "calibrate")
 WRITER = ("zero-shot", "few-shot", "prompt-tuning", "lofit", "full", "head", "bitfit", "lora", "lt-sft", "self-consistency")
@@ -53,9 +59,9 @@ READER = ("zero-shot", "rag", "full", "lora", "rag+lora")
 STORIES = str(SHARED / "models" / "stories3M")
 
 PARTS = [
-    Part("reference-trec", "minilm", "trec", ("full",), "20000ex", settings={"full": {"lr": 3e-4, "batch_size": 32}}, whole=True, published=(0.96, 0.97)),
-    Part("reference-sst2", "minilm", "sst2", ("full",), "14000ex", settings={"full": {"lr": 1e-4, "batch_size": 32}}, whole=True, published=(0.90, 0.91)),
-    Part("reference-banking77", "minilm", "banking77", ("full",), "45000ex", settings={"full": {"lr": 3e-4, "batch_size": 32}}, whole=True, published=(0.92, 0.93)),
+    reference("trec", "20000ex", 3e-4, (0.96, 0.97)),
+    reference("sst2", "14000ex", 1e-4, (0.90, 0.91)),
+    reference("banking77", "45000ex", 3e-4, (0.92, 0.93)),
     *(Part(f"minilm-{d}", "minilm", d, ENCODER, "3000ex") for d in ("trec", "sst2", "financial_phrasebank", "banking77", "clinc150")),
     *(Part(f"stories3M-{d}", STORIES, d, CAUSAL, "3000ex", truncate=True) for d in ("trec", "sst2", "financial_phrasebank")),
     Part("stories3M-gsm8k", STORIES, "gsm8k", WRITER, "1500ex", truncate=True),

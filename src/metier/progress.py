@@ -102,6 +102,7 @@ def bar(title: str, total: float, *, quiet: bool = False, expected: float | None
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskProgressColumn, TextColumn, TimeElapsedColumn
+    from rich.table import Column
     from rich.text import Text
 
     class Left(ProgressColumn):
@@ -110,12 +111,13 @@ def bar(title: str, total: float, *, quiet: bool = False, expected: float | None
         def render(self, task: Task) -> Text:
             return Text(clock.left(), style="progress.remaining")
 
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=20), TaskProgressColumn(), TimeElapsedColumn(), Left())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    what_is_done = TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"))
+    columns = (what_is_done, BarColumn(bar_width=12), TaskProgressColumn(), TimeElapsedColumn(), Left(table_column=Column(no_wrap=True)))
+    with Progress(*columns, console=Console(stderr=True), transient=True, expand=True) as progress:
         row = progress.add_task(title, total=total)
 
         def show(amount: float, what: str) -> None:
             clock.advance(amount)
-            progress.update(row, advance=amount, description=f"{title}: {what[:60]}")
+            progress.update(row, advance=amount, description=f"{title}: {what}")
 
         yield show

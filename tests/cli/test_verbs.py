@@ -14,7 +14,6 @@ from tests.study.making import base_folder, leavings, method, rows, table
 
 from metier.cli import main as cli
 
-
 COMPARE = ("compare", "tickets.csv", "--methods", "few-shot,lora", "--seeds", 1, "--budget", "60ex", "--precision", "float32", "-o", "out")
 
 

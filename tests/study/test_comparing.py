@@ -79,7 +79,7 @@ def test_other_arguments_in_the_same_folder(tmp_path: Path) -> None:
     assert [m["method"] for m in second.report["tasks"][0]["methods"]] == ["zero-shot", "calibrate", "bitfit"]
     assert second.report["trials"]["planned"] == second.report["trials"]["done"] == 3 and second.report["seeds"] == [0]
     assert all(m["seeds"] == [0] for m in second.report["tasks"][0]["methods"])
-    shared = [m for m in second.report["tasks"][0]["methods"] if m["method"] == "calibrate"][0]["trials"][0]["key"]
+    shared = next(m for m in second.report["tasks"][0]["methods"] if m["method"] == "calibrate")["trials"][0]["key"]
     assert shared in [t["key"] for m in first.report["tasks"][0]["methods"] for t in m["trials"]]
     two = study(tmp_path, tasks=[TASK, tiny_task("generate")], methods=["zero-shot"], retain=(dataclasses.replace(OTHER, name="third"),))
     assert sorted(p.name for p in (tmp_path / "best").iterdir()) == ["colours", "homes"] and two.best("homes").changes

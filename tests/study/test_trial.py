@@ -241,7 +241,7 @@ def test_training_goes_on_from_its_checkpoint(tmp_path: Path, monkeypatch: pytes
     assert (tmp_path / "trials" / ".work").exists()
     after: list[str] = []
     card = run_trial(job("lora", budget=Budget(240)), tiny_causal(), tmp_path, tell=after.append)
-    assert [w for w in after if " step " in w][0].startswith("lora step 3/"), "it began anew"
+    assert next(w for w in after if " step " in w).startswith("lora step 3/"), "it began anew"
     both = [read_records(tmp_path / n / "trials" / card["key"] / "records-test.parquet") for n in ("whole", ".")]
     assert [r.logprobs for r in both[0]] == [r.logprobs for r in both[1]]
     same = ("settings", "curve", "search")
@@ -250,4 +250,4 @@ def test_training_goes_on_from_its_checkpoint(tmp_path: Path, monkeypatch: pytes
     ]
     assert all(card[k] == wanted[k] for k in same if k != "search")
     assert card["cost"]["examples_seen"] == wanted["cost"]["examples_seen"] and card["cost"]["flops_train"] == wanted["cost"]["flops_train"]
-    assert leavings(tmp_path) == [] or leavings(tmp_path) == ["trials/.work"] and not list((tmp_path / "trials/.work").iterdir())
+    assert leavings(tmp_path) == [] or (leavings(tmp_path) == ["trials/.work"] and not list((tmp_path / "trials/.work").iterdir()))

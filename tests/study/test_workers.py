@@ -87,13 +87,13 @@ def test_an_address_where_nobody_answers(address: str) -> None:
 
 @pytest.mark.slow
 def test_a_worker_that_dies(tmp_path: Path) -> None:
+    import sys
+
     from tests.study.making import method
     from tests.tiny import tiny_causal, tiny_task
 
     from metier.study.trial import Job
     from metier.train import Budget
-
-    import sys
 
     sys.path.insert(0, str(tmp_path))
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.tiny import tiny_causal, tiny_task
 
 from metier.method import find
 from metier.model import Specialist
@@ -11,7 +12,6 @@ from metier.model.sites import sites
 from metier.steer.lofit import Interventions
 from metier.train import Budget, Run
 from metier.tune.how import lora
-from tests.tiny import tiny_causal, tiny_task
 
 
 def test_trained_as_saved(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,7 +21,7 @@ def test_trained_as_saved(monkeypatch: pytest.MonkeyPatch) -> None:
     start = Specialist(base, (Interventions(every, offsets=offsets),))
     fit = lora.fit
 
-    def watched(what, run, **options):  # noqa: ANN001, ANN003, ANN202
+    def watched(what, run, **options):
         done = fit(what, run, keep_best=False, **options)
         live.extend(what.now().choose(task, task.dev))
         return done

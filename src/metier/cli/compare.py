@@ -114,10 +114,12 @@ def show(report: dict[str, Any], out: Any, as_json: bool) -> None:
         console.print(table)
     advice = report["recommendation"]
     console.print()
-    console.print(advice["headline"], style="bold", markup=False)
-    console.print(advice["reason"], markup=False)
+    console.print(advice["headline"], style="bold", markup=False, highlight=False)
+    console.print(advice["reason"], markup=False, highlight=False)
     for failure in [f for f in report["failures"] if f["status"] == "failed"]:
-        console.print(f"failed  {failure['task']} {failure['method']} seed {failure['seed']}: {failure['reason']}", markup=False)
+        console.print(
+            f"failed  {failure['task']} {failure['method']} seed {failure['seed']}: {failure['reason']}", markup=False, highlight=False
+        )
     if report["trials"]["not_run"]:
         console.print(
             f"not run {report['trials']['not_run']} of {report['trials']['planned']} trials; the same `metier compare` runs them",

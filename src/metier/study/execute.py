@@ -102,7 +102,6 @@ def on_ray(jobs: Sequence[Job], base: Base, out: Path, done: Done, address: str)
 def cluster(address: str) -> Iterator[Any]:
     """Ray, connected for the time of a with-block (or for longer, where it was before). Raises UserError where nobody answers."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    logging.getLogger("ray").setLevel(logging.ERROR)
     try:
         import ray
     except ImportError as error:
@@ -110,6 +109,7 @@ def cluster(address: str) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
+    logging.getLogger("ray").setLevel(logging.ERROR)  # after the import, which sets it
     _answers(address)
     handed = {k: os.environ[k] for k in HANDED_ON if k in os.environ}
     environment = {} if address == "local" or not handed else {"runtime_env": {"env_vars": handed}}  # a local Ray has our environment
