@@ -2,6 +2,7 @@
 
     python benchmarks/choices.py [--examples 200] [--shots 8] [--rounds 3]
 
+Only the scoring is timed: for the peer its model's `loglikelihood` on ready requests, without loading tasks or reports.
 Asserts that both choose the same answer for every example. Needs the extra metier[lm-eval].
 """
 
@@ -10,8 +11,6 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import tempfile
-from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 from timing import alternate, ratio, write
@@ -37,41 +36,40 @@ def main() -> None:
     parser.add_argument("--shots", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     a = parser.parse_args()
-    import datasets
-    import lm_eval
+    from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
 
-    datasets.disable_progress_bars()
     base = load_base(a.base, chat=False)
     task = shown(load_task(a.task).subset(test=a.examples), a.shots)
     specialist = Specialist(base)
     lm = HFLM(pretrained=base.model, tokenizer=base.tokenizer, batch_size=16, max_length=base.max_length)
-    rows = [{"prompt": e.fields["prompt"], "label": task.choices.index(e.answer), "choices": list(task.choices)} for e in task.test]
-    folder = Path(tempfile.mkdtemp())
-    datasets.Dataset.from_list(rows).to_json(folder / "rows.json")
-    config = {
-        "task": "same_prompts", "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(folder / "rows.json")}}, "test_split": "test",
-        "output_type": "multiple_choice", "doc_to_text": "{{prompt}}", "doc_to_choice": "{{choices}}", "doc_to_target": "{{label}}", "target_delimiter": " ",
-        "metric_list": [{"metric": "acc"}],
-    }  # fmt: skip
-    from lm_eval.tasks import ConfigurableTask
-
-    theirs, chosen = ConfigurableTask(config=config), {}
+    requests = [
+        Instance(request_type="loglikelihood", doc={}, arguments=(e.fields["prompt"], " " + c), idx=i)
+        for e in task.test
+        for i, c in enumerate(task.choices)
+    ]
+    chosen: dict[str, list[int]] = {}
 
     def peer() -> None:
-        found = lm_eval.simple_evaluate(model=lm, tasks=[theirs], log_samples=True, bootstrap_iters=0, verbosity="ERROR")
-        chosen["peer"] = [
-            max(range(len(s["filtered_resps"])), key=lambda i: s["filtered_resps"][i][0]) for s in found["samples"]["same_prompts"]
-        ]
+        found = [score for score, _ in lm.loglikelihood(requests, disable_tqdm=True)]
+        each = [found[i : i + len(task.choices)] for i in range(0, len(found), len(task.choices))]
+        chosen["peer"] = [max(range(len(row)), key=row.__getitem__) for row in each]
 
     def ours() -> None:
         chosen["ours"] = [task.choices.index(x.output) for x in specialist.answer(task, task.test)]
 
     seconds = alternate({"ours": ours, "peer": peer}, a.rounds)
     same = sum(x == y for x, y in zip(chosen["ours"], chosen["peer"], strict=True))
-    if same != len(rows):
-        raise SystemExit(f"answers differ on {len(rows) - same} of {len(rows)} examples")
-    facts = {"base": a.base, "task": a.task, "examples": len(rows), "choices": len(task.choices), "shots": a.shots, "same_answers": same}
+    if same != len(task.test):
+        raise SystemExit(f"answers differ on {len(task.test) - same} of {len(task.test)} examples")
+    facts = {
+        "base": a.base,
+        "task": a.task,
+        "examples": len(task.test),
+        "choices": len(task.choices),
+        "shots": a.shots,
+        "same_answers": same,
+    }
     write(
         "choices",
         {

@@ -14,6 +14,10 @@ class UserError(ValueError):
     """Something the user gave cannot be used; the message says what, where and what to do."""
 
 
+class NotApplicable(UserError):
+    """A method finds that it is not for this base or task; in a comparison that is no failure."""
+
+
 class Unwritable(UserError):
     """A result cannot be written: a full disk, a folder without permission."""
 

@@ -219,3 +219,31 @@ def test_specialist_knows_how_its_base_was_loaded(run: Run, tmp_path: Path, monk
     monkeypatch.chdir(tmp_path)
     assert run("evaluate", "s", "tickets.csv").code == 0
     assert "Leave --family, --dtype and --chat out" in run("evaluate", "s", "tickets.csv", "--dtype", "bfloat16").err
+
+
+def test_interrupted_tune_goes_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from metier.train import loop as training
+
+    words = ("tune", "bitfit", "tickets.csv", "-b", base_folder(), "--budget", "240ex", "--precision", "float32")
+    assert run(*words, "-o", "whole").code == 0
+    monkeypatch.setattr(training.checkpoint, "EVERY_SECONDS", -1.0)  # at every step
+    first, steps = training._Loop._one, []
+
+    def stopping(self: Any, planned: int) -> float:
+        if self.step == 3:
+            raise KeyboardInterrupt
+        return float(first(self, planned))
+
+    monkeypatch.setattr(training._Loop, "_one", stopping)
+    seen = run(*words, "-o", "s")
+    assert seen.code == 130 and "run the same command again" in seen.err and not Path("s").exists()
+
+    def counting(self: Any, planned: int) -> float:
+        steps.append(self.step)
+        return float(first(self, planned))
+
+    monkeypatch.setattr(training._Loop, "_one", counting)
+    assert run(*words, "-o", "s").code == 0 and steps[0] == 3
+    assert sorted(p.name for p in Path().iterdir()) == ["s", "tickets.csv", "whole"]
+    both = [next(Path(n).glob("*/change.safetensors")).read_bytes() for n in ("s", "whole")]
+    assert both[0] == both[1]

@@ -95,6 +95,11 @@ def test_key_moves_with_what_moves_a_result(tmp_path: Path) -> None:
     assert dataclasses.replace(plain, task=dataclasses.replace(TASK, options={"warnings": ["x"]})).key(base) == plain.key(base)
 
 
+def test_no_smaller_base_is_no_failure(tmp_path: Path) -> None:
+    card = run_trial(job("emulated-fine-tuning"), tiny_causal(), tmp_path)
+    assert card["status"] == "not-applicable" and "no smaller base is known" in card["error"]
+
+
 def test_same_seed_same_trial(tmp_path: Path) -> None:
     cards = [run_trial(job("lora"), tiny_causal(), tmp_path / name) for name in "ab"]
     records = [read_records(tmp_path / n / "trials" / cards[0]["key"] / "records-test.parquet") for n in "ab"]

@@ -44,6 +44,8 @@ STOPPED = "stopped. Nothing half-written is left; run the same command again to 
 def main() -> None:
     """Run the command line."""
     progress.for_terminal()
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # where 'module:function' of a method of one's own is looked for, after everything installed
     try:
         code = make_app()(prog_name="metier", standalone_mode=False)  # click turns some exceptions into a returned exit code
     except UserError as error:

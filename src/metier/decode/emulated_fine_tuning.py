@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from metier import check
 from metier.delta import Delta, pack, unpack
-from metier.errors import BaseMismatch, UserError
+from metier.errors import BaseMismatch, NotApplicable, UserError
 from metier.method import About
 from metier.model import Base, InputChange, OutputChange, Specialist, WeightChange, load_base
 from metier.model.causal import Voice
@@ -101,7 +101,7 @@ def emulated_fine_tuning(start: Specialist, task: Task, settings: Settings, run:
     large = start.base
     name = settings.small if settings.small != "auto" else SMALLER.get(large.name, "")
     if not name:
-        raise UserError(f"emulated-fine-tuning: no smaller base is known for {large.name}. Name one of its vocabulary with small=NAME.")
+        raise NotApplicable(f"emulated-fine-tuning: no smaller base is known for {large.name}. Name one of its vocabulary with small=NAME.")
     dtype = str(next(large.model.parameters()).dtype).removeprefix("torch.")
     small = fitting(load_base(name, family="causal", dtype=dtype, device=str(large.device), chat=False), large)
     shown = tuple(c for c in start.changes if isinstance(c, InputChange) and c.prefix() is None)

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from metier import atomic
-from metier.errors import Diverged, Failed, Unwritable, UserError, out_of_memory
+from metier.errors import Diverged, Failed, NotApplicable, Unwritable, UserError, out_of_memory
 from metier.evaluate.measuring import measure, reading_flops
 from metier.evaluate.record import Record, write_records
 from metier.method import Method, find
@@ -108,6 +108,8 @@ def run_trial(job: Job, base: Base, out: Path, *, tell: Tell | None = None, say:
                 _Trial(job, base, draft, work, card, tell or (lambda _: None), remark).go()
             except Unwritable:
                 raise
+            except NotApplicable as error:
+                card |= {"status": "not-applicable", "error": str(error)}
             except (UserError, Failed) as error:
                 card |= {"status": "failed", "error": str(error)}
             except Exception as error:

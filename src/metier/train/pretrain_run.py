@@ -182,7 +182,7 @@ class Run:
     def _bf16_is_faster(self) -> bool:
         """Time two forward and backward passes of each kind, the better of two rounds."""
         tokens, weights = (torch.from_numpy(a) for a in self.blocks.batch(0, self.rows))
-        best = {}
+        best: dict[bool, float] = {}
         for _ in range(2):
             for kind in (False, True):
                 start = time.perf_counter()
