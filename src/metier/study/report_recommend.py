@@ -5,10 +5,10 @@ The rule, the same for every task:
    interval reaches 0, or p >= 0.05);
 2. of these, those that lose at most a point more than the least forgetful one, on the retained task each loses most on
    (skipped where retention was not measured);
-3. of these, those whose time per answer is within 25 % of the least, and of them the one with the least search and
-   training time.
+3. the plain base where it is among these, since it costs nothing to make; else those whose time per answer is within
+   25 % of the least, and of them the one with the least search and training time.
 
-The plain base takes part. More than two points lost are said aloud, and so is whatever the data cannot tell.
+The plain base takes part in all three. More than two points lost are said aloud, and so is whatever the data cannot tell.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _choose(task: dict[str, Any]) -> dict[str, Any]:
     best = next(row for row in done if row["method"] == task["best"])
     level = [row for row in done if not _below(row)]
     kept, by = _least_forgetful(level)
-    row = _cheapest(kept)
+    row = next((r for r in kept if r["method"] == task["reference"]), None) or _cheapest(kept)
     reasons = [_said(row, best, level, kept, by), _against_base(task, row, best)]
     cautions = [text for text in (_loss(row), _outside(task, row), _reload(row), _few(row), _idle(done)) if text]
     headline = "Keep the plain base" if row["method"] == task["reference"] else f"Use {row['method']}"
@@ -110,6 +110,8 @@ def _said(row: dict[str, Any], best: dict[str, Any], level: list[dict[str, Any]]
 
 
 def _why(row: dict[str, Any], level: list[dict[str, Any]], kept: list[dict[str, Any]], by_loss: bool) -> str:
+    if _making(row) < 0.01:
+        return "needs nothing to be made"
     answers = (
         f"{seconds(row['cost']['seconds_per_answer']['mean'])} per answer, {seconds(_making(row))} to make"
         if _making(row) < float("inf")

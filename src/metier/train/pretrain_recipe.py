@@ -72,6 +72,7 @@ class Training:
 
     tokens: int
     minutes: float = 60.0
+    precision: str = "auto"  # 'float32', 'bf16' (autocast), or the faster in a probe, which two runs may not agree on
     optimiser: str = "adamw"  # or 'muon': Muon inside the blocks, AdamW for the rest
     batch_tokens: int = 4096
     halved: float = 0.0  # fraction of the run, from its start, in which rows are cut in half (cheaper attention)
@@ -90,6 +91,7 @@ class Training:
     def __post_init__(self) -> None:
         for name in ("tokens", "batch_tokens", "workers", "threads"):
             check.integer(f"training.{name}", getattr(self, name), low=1)
+        check.one_of("training.precision", self.precision, ("auto", "float32", "bf16"))
         check.one_of("training.optimiser", self.optimiser, ("adamw", "muon"))
         check.integer("training.seed", self.seed, low=0)
         for name in ("minutes", "learning_rate", "clip", "checkpoint_minutes", "eval_minutes"):

@@ -103,7 +103,8 @@ class Run:
     def go(self, report: Report | None) -> None:
         """Train to the end, from the last checkpoint if there is one."""
         if not self._restore():
-            self.bf16 = self._agreed(float(self._bf16_is_faster())) > 0.5
+            wanted = self.plan.training.precision
+            self.bf16 = self._agreed(float(self._bf16_is_faster())) > 0.5 if wanted == "auto" else wanted == "bf16"
         training, saved, evaluated, clock = self.plan.training, self.seconds, self.seconds, time.monotonic()
         recent: list[float] = []
         while (progress := self.progress()) < 1:
