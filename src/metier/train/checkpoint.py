@@ -48,7 +48,7 @@ def save(place: Path, loop: Any) -> None:
 
 def key(loop: Any) -> list[Any]:
     """What a checkpoint must agree on with the run that goes on from it: parameters, learning rates, batch size, rows, seed."""
-    groups = [[n, list(p.shape), g["top"]] for (n, p), g in zip(loop.what.parameters.items(), loop.optimizer.param_groups, strict=True)]
+    groups = [[n, list(p.shape), loop.tops[n]] for n, p in loop.what.parameters.items()]
     content = hashlib.sha256(repr([(r.ids, r.labels) for r in loop.rows]).encode()).hexdigest()
     return [groups, loop.size, content, loop.run.seed, loop.run.precision, str(loop.run.budget)]
 

@@ -101,6 +101,7 @@ def collate(rows: Sequence[Item], start: Specialist, *, pack: bool) -> Batch:
 def _padded(rows: Sequence[Item], pad_id: int, tokens: int) -> Batch:
     ids, mask = pad_right([r.ids for r in rows], pad_id)
     labels = pad_labels([r.labels for r in rows])
+    labels[:, 0] = IGNORE  # nothing stands before it
     return Batch({"input_ids": ids, "attention_mask": mask}, labels, None, tokens, int((labels != IGNORE).sum()))
 
 

@@ -79,7 +79,11 @@ class _Loop:
         if AcceleratorState._shared_state and AcceleratorState().mixed_precision != _mixed(run.precision):
             AcceleratorState._reset_state()
         self.accelerator = Accelerator(mixed_precision=_mixed(run.precision), cpu=what.start.base.device.type == "cpu")
-        groups = [{"params": [p], "lr": lr * what.lr_factor(n), "top": lr * what.lr_factor(n)} for n, p in what.parameters.items()]
+        self.tops = {n: lr * what.lr_factor(n) for n in what.parameters}
+        groups = [
+            {"params": [p for n, p in what.parameters.items() if self.tops[n] == top], "lr": top, "top": top}
+            for top in dict.fromkeys(self.tops.values())
+        ]
         self.optimizer = torch.optim.AdamW(groups, weight_decay=decay)
         self.rng = random.Random(run.seed)
         self.order: list[int] = []
