@@ -53,21 +53,31 @@ def folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def write_text(target: Path, text: str) -> None:
-    """Write a file whole or not at all."""
+def write_bytes(target: Path, content: bytes) -> None:
+    """Write a file whole or not at all; it is on the disk when this returns."""
     with _explained(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         _sweep(target)
         handle, draft = tempfile.mkstemp(prefix=_prefix(target), suffix=".part", dir=target.parent)
         try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             os.chmod(draft, 0o644)
             os.replace(draft, target)
         finally:
             Path(draft).unlink(missing_ok=True)
+        place = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(place)
+        finally:
+            os.close(place)
+
+
+def write_text(target: Path, text: str) -> None:
+    """Write a text file (UTF-8) whole or not at all."""
+    write_bytes(target, text.encode("utf-8"))
 
 
 def write_json(target: Path, value: Any) -> None:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from metier import check
+from metier import atomic, check
 from metier.errors import UserError
 
 VERSION = 1
@@ -85,7 +83,9 @@ def write_records(path: str | Path, records: Iterable[Record]) -> None:
         table = pa.table(columns, schema=_SCHEMA)
     except UnicodeEncodeError as error:
         raise ValueError(f"{path}: a record holds text that UTF-8 cannot hold (a lone surrogate): {error}.") from error
-    _write_atomic(path, lambda stream: pq.write_table(table, stream, compression="zstd"))
+    content = pa.BufferOutputStream()
+    pq.write_table(table, content, compression="zstd")
+    atomic.write_bytes(Path(path), content.getvalue().to_pybytes())
 
 
 def read_records(path: str | Path) -> list[Record]:
@@ -104,28 +104,6 @@ def read_records(path: str | Path) -> list[Record]:
     columns = [table.column(name).to_pylist() for name in _NAMES]
     rows = (dict(zip(_NAMES, values, strict=True)) for values in zip(*columns, strict=True))
     return [Record(**{**row, "target": json.loads(row["target"])}) for row in rows]
-
-
-def _write_atomic(path: str | Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Call `write` on a temporary file beside `path`, flush it to disk, then put it in place: no half-written file is ever seen."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            write(stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def by_example(records: Sequence[Record]) -> dict[str, Record]:
