@@ -26,7 +26,7 @@ import metier
 from metier.task import Task
 
 SHARED = Path(os.environ.get("METIER_SHARED", Path(__file__).resolve().parents[2] / "shared"))
-TEST = 400
+TEST = 300
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,10 @@ PARTS = [
     reference("trec", "20000ex", 3e-4, (0.96, 0.97)),
     reference("sst2", "14000ex", 1e-4, (0.90, 0.91)),
     reference("banking77", "45000ex", 3e-4, (0.92, 0.93)),
-    *(Part(f"minilm-{d}", "minilm", d, ENCODER, "3000ex") for d in ("trec", "sst2", "financial_phrasebank", "banking77", "clinc150")),
-    *(Part(f"stories3M-{d}", STORIES, d, CAUSAL, "3000ex", truncate=True) for d in ("trec", "sst2", "financial_phrasebank")),
-    Part("stories3M-gsm8k", STORIES, "gsm8k", WRITER, "1500ex", truncate=True),
-    Part("stories3M-policyqa", STORIES, "policyqa", READER, "1500ex", truncate=True, overrides={"documents_from": "context"}),
+    *(Part(f"minilm-{d}", "minilm", d, ENCODER, "1500ex") for d in ("trec", "sst2", "financial_phrasebank", "banking77", "clinc150")),
+    *(Part(f"stories3M-{d}", STORIES, d, CAUSAL, "1500ex", truncate=True) for d in ("trec", "sst2", "financial_phrasebank")),
+    Part("stories3M-gsm8k", STORIES, "gsm8k", WRITER, "1000ex", truncate=True),
+    Part("stories3M-policyqa", STORIES, "policyqa", READER, "1000ex", truncate=True, overrides={"documents_from": "context"}),
 ]  # fmt: skip
 
 
