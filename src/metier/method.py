@@ -38,6 +38,7 @@ class About:
     kinds    task kinds it works on
     needs    what the task must have: 'documents'
     search   settings searched on dev within the budget: name -> values; a method that needs none leaves it empty
+    reads    settings that name a base, a folder or several of them, whose content a trial's result depends on
     trains   whether it runs the training loop (its budget is then split between search and the final run)
     effort   how many times the time of a plain answer one of its answers takes, about; a study's estimate is made with it
     """
@@ -48,6 +49,7 @@ class About:
     kinds: tuple[str, ...] = ("choose", "generate")
     needs: tuple[str, ...] = ()
     search: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
+    reads: tuple[str, ...] = ()
     trains: bool = False
     effort: float = 1.0
 

@@ -231,3 +231,17 @@ def test_adapt_shares_the_budget_among_what_trains(monkeypatch: pytest.MonkeyPat
 def test_adapt_refuses(call: Callable[[], Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         call()
+
+
+def test_a_retained_table_is_asked_whole(tmp_path: Path) -> None:
+    other = table(tmp_path / "other.csv", rows(30))
+    found = study(tmp_path / "out", methods=["zero-shot"], retain=(other,))
+    place = next((found.out / "trials").glob("*/records-retain-other.parquet"))
+    assert len(read_records(place)) == 30
+
+
+def test_accumulated_steps_learn_the_same(tmp_path: Path) -> None:
+    whole, parts = (study(tmp_path / str(n), methods=["full"], retain=(), accumulate=n, settings={"full": {"lr": 1e-3}}) for n in (1, 3))
+    first, second = (r.report["tasks"][0]["methods"][0] for r in (whole, parts))
+    assert first["trials"][0]["key"] != second["trials"][0]["key"]
+    assert first["calibration"]["ece"] == pytest.approx(second["calibration"]["ece"], abs=1e-4)

@@ -256,3 +256,15 @@ def test_training_goes_on_from_its_checkpoint(tmp_path: Path, monkeypatch: pytes
     assert all(card[k] == wanted[k] for k in same if k != "search")
     assert card["cost"]["examples_seen"] == wanted["cost"]["examples_seen"] and card["cost"]["flops_train"] == wanted["cost"]["flops_train"]
     assert leavings(tmp_path) == [] or (leavings(tmp_path) == ["trials/.work"] and not list((tmp_path / "trials/.work").iterdir()))
+
+
+def test_a_key_moves_with_the_content_of_what_a_setting_names(tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    (small / "model.safetensors").write_bytes(b"one")
+    base, given = tiny_causal(), {"emulated-fine-tuning": {"small": str(small)}}
+    before = job("emulated-fine-tuning", settings=given).key(base)
+    assert job("emulated-fine-tuning", settings=given).key(base) == before
+    (small / "model.safetensors").write_bytes(b"another")
+    assert job("emulated-fine-tuning", settings=given).key(base) != before
+    assert job("full", settings=given).key(base) == job("full").key(base)

@@ -35,6 +35,7 @@ def register(app: typer.Typer) -> None:
         workers: Annotated[int, typer.Option(help="Local processes.", min=1)] = 1,
         ray: Annotated[str | None, typer.Option(help="Address of a Ray cluster, 'auto', or 'local'.")] = None,
         precision: options.Precision = None,
+        accumulate: options.Accumulate = 1,
         allow_leak: options.AllowLeak = False,
         family: options.Family = None,
         dtype: options.Dtype = "float32",
@@ -57,7 +58,7 @@ def register(app: typer.Typer) -> None:
         found = options.load(base, family, dtype, device, chat, truncate)
         _run(
             tasks, found, as_json, methods=wanted, budget=budget, retain=retain or (), ood=ood, seeds=seeds, out=out, settings=fixed,
-            workers=workers, ray=ray, precision=precision, allow_leak=allow_leak, dry_run=dry_run, quiet=quiet or as_json,
+            workers=workers, ray=ray, precision=precision, accumulate=accumulate, allow_leak=allow_leak, dry_run=dry_run, quiet=quiet or as_json,
         )  # fmt: skip
 
     @app.command()

@@ -26,6 +26,10 @@ Truncate = Annotated[bool, typer.Option("--truncate", help="Cut prompts that are
 
 Precision = Annotated[str | None, typer.Option("--precision", help="Of training: float32 or bf16. Default: the faster one here.")]
 
+Accumulate = Annotated[
+    int, typer.Option("--accumulate", min=1, help="Split each training step's examples into so many parts: the same result in less memory.")
+]
+
 
 def load(base: str, family: str | None, dtype: str, device: str, chat: bool | None, truncate: bool) -> Any:
     """The base as the options describe it."""

@@ -26,6 +26,7 @@ def register(app: typer.Typer) -> None:
         budget: Annotated[str | None, typer.Option(help="What it may spend: 90s, 5m, 2000ex, 1e6tok.")] = None,
         seed: options.Seed = 0,
         precision: options.Precision = None,
+        accumulate: options.Accumulate = 1,
         force: Annotated[bool, typer.Option("--force", help="Replace the specialist that is in OUT.")] = False,
         allow_leak: options.AllowLeak = False,
         family: options.Family = None,
@@ -40,10 +41,10 @@ def register(app: typer.Typer) -> None:
         The method's settings are flags too: `metier tune lora TASK --rank 16 --lr 1e-3`. `metier methods show lora` lists them.
         Nothing is searched: what is not given keeps its default. Run the same command again after an interruption.
         """
-        from metier import check
+        from metier import check, progress
         from metier.study.plan import chosen_methods
         from metier.task import load_task
-        from metier.train import Budget
+        from metier.train import Budget, Run
 
         settings = options.flag_settings(context.args, method)
         chosen_methods([method], settings)  # a slip is answered before anything is loaded
@@ -54,7 +55,8 @@ def register(app: typer.Typer) -> None:
         loaded = load_task(task, allow_leak=allow_leak)
         found = options.load(base, family, dtype, device, chat, truncate)
         spend = wanted or Budget(max(2000, 3 * len(loaded.train)))
-        facts = _tune(method, loaded, found, settings, spend, seed, precision, Path(out))
+        run = Run(seed=seed, budget=spend, precision=precision or "float32", accumulate=accumulate, say=progress.say)
+        facts = _tune(method, loaded, found, settings, run, precision, Path(out))
         if as_json:
             typer.echo(json.dumps(facts))
             return
@@ -65,9 +67,9 @@ def register(app: typer.Typer) -> None:
 
 
 def _tune(
-    method: str, task: Any, base: Any, settings: dict[str, dict[str, Any]], budget: Any, seed: int, precision: str | None, out: Path
+    method: str, task: Any, base: Any, settings: dict[str, dict[str, Any]], run: Any, precision: str | None, out: Path
 ) -> dict[str, Any]:  # fmt: skip
-    """Make the specialist and save it; a checkpoint beside OUT is what an interrupted run goes on from."""
+    """Make the specialist under the run's conditions and save it; a checkpoint beside OUT is what an interrupted run goes on from."""
     from metier import progress
     from metier.errors import Failed, UserError
     from metier.evaluate import metrics
@@ -78,37 +80,47 @@ def _tune(
     from metier.study.plan import fitting, training_seconds
     from metier.study.trial import Job, inapplicable, reload_gap
     from metier.task.score import SCORERS
-    from metier.train import Run
     from metier.train.precision import probe
 
-    job = Job(method, task.sealed(), seed, budget, precision or "float32", settings)
+    job = Job(method, task.sealed(), run.seed, run.budget, run.precision, settings)
     if reason := inapplicable(job, base):
         raise UserError(reason)
     fitting(base, task)
-    training, seconds, chosen = [p for p in job.parts if find(p).about.trains], None, precision or "float32"
+    training, seconds = [p for p in job.parts if find(p).about.trains], None
     if training:
         fastest, each = probe(Specialist(base), job.task)
-        chosen, seconds = precision or fastest, training_seconds(job, each)
+        run.precision, seconds = precision or fastest, training_seconds(job, each)
         progress.say(
-            f"{method} on {task.name}: training in {chosen}, about {progress.spoken(seconds)}, memory about {_memory(job, base):.1f} GB"
+            f"{method} on {task.name}: training in {run.precision}, about {progress.spoken(seconds)}, memory about {_memory(job, base):.1f} GB"
         )
     place = out.absolute().parent / f".{out.absolute().name}.work"
     named = json.dumps(
-        [method, settings, str(budget), seed, chosen, task.digest(), base.fingerprint, base.chat, base.truncate],
+        [
+            method,
+            settings,
+            str(run.budget),
+            run.seed,
+            run.precision,
+            run.accumulate,
+            task.digest(),
+            base.fingerprint,
+            base.chat,
+            base.truncate,
+        ],
         sort_keys=True,
         default=str,
     )
-    work = place / hashlib.sha256(named.encode()).hexdigest()[:16]
+    run.workdir = place / hashlib.sha256(named.encode()).hexdigest()[:16]
     try:
         with progress.bar(f"{method} on {task.name}", max(1, len(training)), expected=seconds) as advance:
-            run = Run(seed=seed, budget=budget, precision=chosen, workdir=work, tell=_told(advance), say=progress.say)
+            run.tell = _told(advance)
             specialist = adapt(method, task, base, settings=settings, run=run)
         specialist.save(out)
     except Failed:
         shutil.rmtree(place, ignore_errors=True)
         raise
     shutil.rmtree(place, ignore_errors=True)
-    dev = measure(specialist, task, split="dev", seed=seed) if len(task.dev) else []
+    dev = measure(specialist, task, split="dev", seed=run.seed) if len(task.dev) else []
     return {
         "out": str(out), "method": method, "task": task.name, "dev_score": metrics.score(dev, SCORERS[task.metric].total) if dev else None,
         "reload_gap": reload_gap(specialist, out, job.task), "stored_bytes": sum(c.stored_bytes() for c in specialist.changes),

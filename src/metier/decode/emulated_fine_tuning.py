@@ -34,7 +34,9 @@ from metier.task import Task
 from metier.train import Run
 from metier.train.moving import tune
 
-ABOUT = About(place="out", effort=3.0, papers=(143,), families=("causal",), trains=True, search={"lr": (1e-4, 5e-4, 2e-3)})
+ABOUT = About(
+    place="out", effort=3.0, papers=(143,), families=("causal",), reads=("small",), trains=True, search={"lr": (1e-4, 5e-4, 2e-3)}
+)
 
 SMALLER = {"metier-tiny": "metier-nano"}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +51,34 @@ def pick(logits: Tensor, temperature: float, streams: Sequence[torch.Generator] 
     scores = logits.float().log_softmax(-1)
     token = scores.argmax(-1) if temperature <= 0 else _sample(scores / temperature, streams)
     return token, scores.gather(1, token.unsqueeze(1)).squeeze(1).tolist()
+
+
+def write(
+    rows: int, step: Callable[[list[int], list[list[int]], Tensor | None], Tensor], drop: Callable[[Tensor], None], ends: Ends, *, limit: int,
+    temperature: float, streams: Sequence[torch.Generator] | None,
+) -> list[Generated]:  # fmt: skip
+    """Answers to `rows` prompts, written side by side, at most `limit` tokens each.
+
+    `step(active, written, token)` gives the logits (rows, vocabulary) of the rows that still write: their numbers, all that was
+    written, and the last tokens (rows, 1), None at first. `drop(kept)` is told the places of those that go on when some are done.
+    """
+    active, token = list(range(rows)), None
+    written: list[list[int]] = [[] for _ in active]
+    logprobs = [0.0] * rows
+    for _ in range(limit):
+        picked, sure = pick(step(active, written, token), temperature, [streams[i] for i in active] if streams else None)
+        for row, new, logprob in zip(active, picked.tolist(), sure, strict=True):
+            written[row].append(new)
+            logprobs[row] += logprob
+        kept = [k for k, row in enumerate(active) if not ends.reached(written[row])]
+        if not kept:
+            break
+        if len(kept) < len(active):
+            chosen = torch.tensor(kept, device=picked.device)
+            drop(chosen)
+            picked, active = picked[chosen], [active[k] for k in kept]
+        token = picked.unsqueeze(1)
+    return [Generated(ends.text(w), len(w), p / max(1, len(w))) for w, p in zip(written, logprobs, strict=True)]
 
 
 def stream(seed: str) -> torch.Generator:

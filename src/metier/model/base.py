@@ -23,6 +23,7 @@ from metier.task import Prompt
 
 Family = Literal["causal", "seq2seq", "encoder"]
 EMBEDDED = Path(__file__).parents[1] / "embedded"
+REMEMBERED = 200_000  # encoded texts a base keeps
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -46,7 +47,8 @@ class Base:
     truncate: bool = False
     path: str = ""
     parameters: int = field(init=False, default=0)
-    _tails: dict[tuple[str, str], list[int]] = field(init=False, default_factory=dict, repr=False)
+    _ids: dict[tuple[str, bool], tuple[int, ...]] = field(init=False, default_factory=dict, repr=False)
+    _tails: dict[tuple[str, str], tuple[int, ...]] = field(init=False, default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         self.parameters = sum(p.numel() for p in self.model.parameters()) if isinstance(self.model, nn.Module) else 0
@@ -73,8 +75,12 @@ class Base:
         return next((i for i in known if i is not None), 0)
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
-        """Token ids of a text."""
-        return self.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
+        """Token ids of a text. They are remembered: every look at dev and every epoch reads the same texts."""
+        key = (text, special)
+        if key not in self._ids:
+            _make_room(self._ids)
+            self._ids[key] = tuple(self.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"])
+        return list(self._ids[key])
 
     def encode_prompt(self, prompt: Prompt) -> tuple[str, list[int]]:
         """(text, ids) of a prompt, through the chat template where the base has one; never without a token, for the answer follows one."""
@@ -93,10 +99,9 @@ class Base:
         answer = answer if self.chat or self.family == "seq2seq" else separator + answer
         key = ("" if self.family == "seq2seq" else prompt_text[-32:], answer)
         if key not in self._tails:
-            if len(self._tails) > 200_000:
-                self._tails.clear()
-            self._tails[key] = self.encode(key[0] + answer, special=False)[len(self.encode(key[0], special=False)) :]
-        return self._tails[key] + ([self.tokenizer.eos_token_id] if end and self.tokenizer.eos_token_id is not None else [])
+            _make_room(self._tails)
+            self._tails[key] = tuple(self.encode(key[0] + answer, special=False)[len(self.encode(key[0], special=False)) :])
+        return [*self._tails[key]] + ([self.tokenizer.eos_token_id] if end and self.tokenizer.eos_token_id is not None else [])
 
     def fits(self, ids: list[int], extra: int, what: str) -> list[int]:
         """The ids, if they and `extra` more can be read at once; else cut from the left (`truncate`) or UserError."""
@@ -108,6 +113,11 @@ class Base:
             f"{what}: prompt of {len(ids)} tokens and answer of up to {extra} exceed the {self.max_length} that {self.name} reads. "
             "Shorten the template, show fewer exemplars or passages, or allow cutting from the left with --truncate (truncate=True)."
         )
+
+
+def _make_room(memory: dict[Any, Any]) -> None:
+    if len(memory) >= REMEMBERED:
+        memory.clear()
 
 
 def load_base(

@@ -19,7 +19,8 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from metier.model.ability import ability, attention_mask, keep, takes_positions, vocabulary
-from metier.model.answers import Ends, Generated, pick, stream
+from metier.model.answers import Ends, Generated, stream, write
+from metier.model.padding import pad_left, pad_right
 from metier.model.tree import Tree, tree
 
 TOKENS_PER_BATCH = 8192
@@ -89,17 +90,16 @@ class CausalReader:
         out: list[Generated | None] = [None] * len(prompts)
         with self._attached():
             past = self._share(prompts)
-            write = self._write if self._caches() else self._write_plain
+            answer = self._write if self._caches() else self._write_plain
             longest = max(map(len, prompts), default=0) + max_new_tokens + max(past.lengths) - past.shared
             even = max(past.lengths) > 0 and not self._reads_trees(longest)
             for rows in self._batches(
                 [len(p) - past.shared for p in prompts], [max_new_tokens] * len(prompts), every_token=False, even=even
             ):
                 streams = [stream(seeds[i]) for i in rows] if seeds and temperature > 0 else None
-                for i, answer in zip(
-                    rows, write([prompts[i] for i in rows], past, max_new_tokens, stop, temperature, streams), strict=True
-                ):
-                    out[i] = answer
+                found = answer([prompts[i] for i in rows], past, max_new_tokens, stop, temperature, streams)
+                for i, text in zip(rows, found, strict=True):
+                    out[i] = text
         return [a for a in out if a is not None]
 
     @torch.inference_mode()
@@ -108,7 +108,7 @@ class CausalReader:
         out = torch.zeros(len(texts), self.voices[0].model.get_input_embeddings().weight.shape[1])
         with self._attached():
             for rows in self._batches([len(t) for t in texts], [0] * len(texts), every_token=False):
-                ids, mask = _right_pad([texts[i] for i in rows], self.tokenizer.pad_token_id or 0, self.device)
+                ids, mask = pad_right([texts[i] for i in rows], self.tokenizer.pad_token_id or 0, self.device)
                 body = self.voices[0].model.base_model
                 hidden = body(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state.float()
                 weight = mask.unsqueeze(-1)
@@ -224,7 +224,7 @@ class CausalReader:
             layers.append([(layer.keys, layer.values) for layer in cache.layers])
         read, scores = _Past(layers, [], 0), []
         for part in self._parts(choices, 1):
-            ids, _ = _right_pad(part, 0, self.device)
+            ids, _ = pad_right(part, 0, self.device)
             logits = [h.expand(len(part), -1, -1) for h in heads]
             if ids.shape[1] > 1:
                 more = [
@@ -239,7 +239,7 @@ class CausalReader:
         """Every choice a row of its own with the whole prompt: for models that keep no keys and values."""
         scores = []
         for part in self._parts(choices, len(prompt)):
-            ids, _mask = _right_pad([prompt + c for c in part], 0, self.device)
+            ids, _mask = pad_right([prompt + c for c in part], 0, self.device)
             width = ids.shape[1] - len(prompt) + 1
             scores.append(_sums(self.fuse([self._whole(v, ids, width) for v in self.voices]), part))
         return torch.cat(scores)
@@ -262,53 +262,39 @@ class CausalReader:
     def _write(
         self, prompts: list[list[int]], past: _Past, limit: int, stop: Sequence[str], temperature: float, streams: list[torch.Generator] | None,
     ) -> list[Generated]:  # fmt: skip
-        ids, mask = _left_pad([p[past.shared :] for p in prompts], self.tokenizer.pad_token_id or 0, self.device)
+        feed, mask = pad_left([p[past.shared :] for p in prompts], self.tokenizer.pad_token_id or 0, self.device)
         caches = [past.cache(v, len(prompts)) or DynamicCache() for v in range(len(self.voices))]
         masks = [torch.cat([torch.ones(len(prompts), n, dtype=mask.dtype, device=self.device), mask], 1) for n in past.lengths]
-        active = list(range(len(prompts)))
-        written: list[list[int]] = [[] for _ in prompts]
-        logprobs = [0.0] * len(prompts)
+
+        def step(active: list[int], _: list[list[int]], token: Tensor | None) -> Tensor:
+            if token is None:
+                return self._step(feed, masks, caches)
+            masks[:] = [torch.cat([m, torch.ones(len(active), 1, dtype=m.dtype, device=self.device)], 1) for m in masks]
+            return self._step(token, masks, caches)
+
+        def drop(kept: Tensor) -> None:
+            for cache in caches:
+                cache.batch_select_indices(kept)
+            masks[:] = [m[kept] for m in masks]
+
         ends = Ends(self.tokenizer, self.voices[0].model, stop)
-        feed = ids
-        for _ in range(limit):
-            token, picked = pick(self._step(feed, masks, caches), temperature, [streams[i] for i in active] if streams else None)
-            for row, new, logprob in zip(active, token.tolist(), picked, strict=True):
-                written[row].append(new)
-                logprobs[row] += logprob
-            keep = [k for k, row in enumerate(active) if not ends.reached(written[row])]
-            if not keep:
-                break
-            if len(keep) < len(active):
-                chosen = torch.tensor(keep, device=self.device)
-                for cache in caches:
-                    cache.batch_select_indices(chosen)
-                masks, token, active = [m[chosen] for m in masks], token[chosen], [active[k] for k in keep]
-            masks = [torch.cat([m, torch.ones(len(active), 1, dtype=m.dtype, device=self.device)], 1) for m in masks]
-            feed = token.unsqueeze(1)
-        return [Generated(ends.text(w), len(w), p / max(1, len(w))) for w, p in zip(written, logprobs, strict=True)]
+        return write(len(prompts), step, drop, ends, limit=limit, temperature=temperature, streams=streams)
 
     def _write_plain(
         self, prompts: list[list[int]], _: _Past, limit: int, stop: Sequence[str], temperature: float, streams: list[torch.Generator] | None,
     ) -> list[Generated]:  # fmt: skip
         """For models that keep no keys and values: every step reads the whole row again."""
-        ends = Ends(self.tokenizer, self.voices[0].model, stop)
-        written: list[list[int]] = [[] for _ in prompts]
-        logprobs, active = [0.0] * len(prompts), list(range(len(prompts)))
-        for _step in range(limit):
+
+        def step(active: list[int], written: list[list[int]], _: Tensor | None) -> Tensor:
             rows = [prompts[i] + written[i] for i in active]
-            ids, _mask = _right_pad(rows, 0, self.device)
+            ids, _mask = pad_right(rows, 0, self.device)
             back = [ids.shape[1] - len(r) for r in rows]
             width = 1 + max(back)
             logits = self.fuse([self._whole(v, ids, width) for v in self.voices])
-            logits = logits[range(len(rows)), [width - 1 - n for n in back]]
-            token, picked = pick(logits, temperature, [streams[i] for i in active] if streams else None)
-            for row, new, logprob in zip(active, token.tolist(), picked, strict=True):
-                written[row].append(new)
-                logprobs[row] += logprob
-            active = [i for i in active if not ends.reached(written[i])]
-            if not active:
-                break
-        return [Generated(ends.text(w), len(w), p / max(1, len(w))) for w, p in zip(written, logprobs, strict=True)]
+            return logits[range(len(rows)), [width - 1 - n for n in back]]
+
+        ends = Ends(self.tokenizer, self.voices[0].model, stop)
+        return write(len(prompts), step, lambda _: None, ends, limit=limit, temperature=temperature, streams=streams)
 
     def _step(self, feed: Tensor, masks: list[Tensor], caches: list[DynamicCache]) -> Tensor:
         logits = []
@@ -327,20 +313,6 @@ def _sums(logits: Tensor, choices: Sequence[list[int]]) -> Tensor:
     """logits (choices, tokens, vocabulary), the first of which predict the first tokens -> summed log-probabilities (choices,)."""
     logprobs = logits.float().log_softmax(-1)
     return torch.stack([logprobs[r, range(len(c)), c].sum() for r, c in enumerate(choices)]).cpu()
-
-
-def _left_pad(rows: Sequence[list[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    width = max(map(len, rows))
-    ids = torch.tensor([[pad] * (width - len(r)) + list(r) for r in rows], device=device)
-    mask = torch.tensor([[0] * (width - len(r)) + [1] * len(r) for r in rows], device=device)
-    return ids, mask
-
-
-def _right_pad(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    width = max(map(len, rows))
-    ids = torch.tensor([[*r, *[pad] * (width - len(r))] for r in rows], device=device)
-    mask = torch.tensor([[1] * len(r) + [0] * (width - len(r)) for r in rows], device=device)
-    return ids, mask
 
 
 def _common(rows: Sequence[list[int]]) -> int:

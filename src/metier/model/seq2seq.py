@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache
 
-from metier.model.answers import Ends, Generated, pick, stream
+from metier.model.answers import Ends, Generated, stream, write
 from metier.model.base import Base
+from metier.model.padding import pad_labels, pad_right
 
 ROWS = 32
 
@@ -63,30 +64,24 @@ class Seq2SeqReader:
         self, prompts: list[list[int]], limit: int, stop: Sequence[str], temperature: float, streams: list[torch.Generator] | None
     ) -> list[Generated]:
         base = self.base
-        ids, mask = (t.to(base.device) for t in pad_right(prompts, base.tokenizer.pad_token_id or 0))
+        ids, mask = pad_right(prompts, base.tokenizer.pad_token_id or 0, base.device)
         state = base.model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
         cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        first = torch.full((len(prompts), 1), _first_token(base), device=base.device)
+
+        def step(_: list[int], _written: list[list[int]], token: Tensor | None) -> Tensor:
+            feed = first if token is None else token
+            fed = {"encoder_outputs": (state,), "attention_mask": mask, "decoder_input_ids": feed, "past_key_values": cache}
+            logits: Tensor = base.model(**fed, use_cache=True).logits[:, -1]
+            return logits
+
+        def drop(kept: Tensor) -> None:
+            nonlocal state, mask
+            cache.batch_select_indices(kept)
+            state, mask = state[kept], mask[kept]
+
         ends = Ends(base.tokenizer, base.model, stop)
-        feed = torch.full((len(prompts), 1), _first_token(base), device=base.device)
-        written: list[list[int]] = [[] for _ in prompts]
-        logprobs, active = [0.0] * len(prompts), list(range(len(prompts)))
-        for _ in range(limit):
-            result = base.model(
-                encoder_outputs=(state,), attention_mask=mask, decoder_input_ids=feed, past_key_values=cache, use_cache=True
-            )
-            token, picked = pick(result.logits[:, -1], temperature, [streams[i] for i in active] if streams else None)
-            for row, new, logprob in zip(active, token.tolist(), picked, strict=True):
-                written[row].append(new)
-                logprobs[row] += logprob
-            keep = [k for k, row in enumerate(active) if not ends.reached(written[row])]
-            if not keep:
-                break
-            if len(keep) < len(active):
-                chosen = torch.tensor(keep, device=base.device)
-                cache.batch_select_indices(chosen)
-                state, mask, token, active = state[chosen], mask[chosen], token[chosen], [active[k] for k in keep]
-            feed = token.unsqueeze(1)
-        return [Generated(ends.text(w), len(w), p / max(1, len(w))) for w, p in zip(written, logprobs, strict=True)]
+        return write(len(prompts), step, drop, ends, limit=limit, temperature=temperature, streams=streams)
 
     @torch.inference_mode()
     def embed(self, texts: Sequence[list[int]]) -> Tensor:
@@ -105,16 +100,3 @@ def _first_token(base: Base) -> int:
             if isinstance(found := getattr(config, key, None), int):
                 return found
     return base.start
-
-
-def pad_right(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
-    """(ids, mask) of rows padded on the right."""
-    width = max(map(len, rows))
-    ids = torch.tensor([[*r, *[pad] * (width - len(r))] for r in rows])
-    return ids, torch.tensor([[1] * len(r) + [0] * (width - len(r)) for r in rows])
-
-
-def pad_labels(rows: Sequence[Sequence[int]]) -> Tensor:
-    """Rows padded on the right with -100, which losses leave out."""
-    width = max(map(len, rows))
-    return torch.tensor([[*r, *[-100] * (width - len(r))] for r in rows])

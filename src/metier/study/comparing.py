@@ -24,6 +24,7 @@ from metier.study.report_html import write_html
 from metier.study.report_read import read_json
 from metier.study.trial import WORK, Job, _make, finished, inapplicable
 from metier.task import Task, load_task
+from metier.task.build import ONE_TABLE
 from metier.task.general import continuation
 from metier.train import Budget, Run
 
@@ -55,12 +56,13 @@ def compare(
     tasks: str | Path | Task | Sequence[str | Path | Task], base: str | Path | Base = "metier-tiny", *, methods: Sequence[str] | None = None,
     budget: str | Budget | None = None, retain: Sequence[str | Path | Task] = (), ood: str | Path | None = None, seeds: int | Sequence[int] = 3,
     out: str | Path = "out", settings: Mapping[str, Mapping[str, Any]] | None = None, workers: int = 1, ray: str | None = None,
-    precision: str | None = None, allow_leak: bool = False, quiet: bool = False, dry_run: bool = False,
+    precision: str | None = None, accumulate: int = 1, allow_leak: bool = False, quiet: bool = False, dry_run: bool = False,
 ) -> Comparison:  # fmt: skip
     """Try every method on every task with every seed, measure all alike, and write OUT/report.html, OUT/report.json and OUT/best.
 
     Run again with the same arguments after an interruption: finished trials are read, not repeated. `precision` of training is
-    'float32' or 'bf16'; by itself the faster one here. Raises UserError for input that cannot be used, before anything is written.
+    'float32' or 'bf16'; by itself the faster one here. `accumulate` splits each training step's examples. Raises UserError
+    for input that cannot be used, before anything is written.
     """
     out = Path(out)
     chosen_methods(methods, settings or {})
@@ -69,6 +71,7 @@ def compare(
     if not drawn:
         raise UserError("seeds: none is given. Give how many, or a list of whole numbers.")
     check.integer("workers", workers, low=1)
+    check.integer("accumulate", accumulate, low=1)
     if precision is not None:
         check.one_of("precision", precision, ("float32", "bf16"))
     listed = [tasks] if isinstance(tasks, str | Path | Task) else list(tasks)
@@ -82,7 +85,7 @@ def compare(
     kept = _retained(prepared, retain, loaded)
     plan = make_plan(
         loaded, prepared, methods=methods, budget=spend, retain=kept, seeds=drawn, settings=settings or {},
-        precision=precision or _decided(out, loaded),
+        precision=precision or _decided(out, loaded), accumulate=accumulate,
     )  # fmt: skip
     atomic.writable(out, need_bytes=int(plan.estimate.disk))
     if not quiet:
@@ -192,12 +195,18 @@ def _retained(tasks: Sequence[Task], retain: Sequence[str | Path | Task], base: 
     wanted: list[str | Path | Task] = []
     for source in (*retain, *named):
         wanted += [] if source in wanted else [source]
-    kept = [load_task(source, allow_leak=True) for source in wanted] or [_readable(continuation(), base)]
+    kept = [_whole(load_task(source, allow_leak=True)) for source in wanted] or [_readable(continuation(), base)]
     if not wanted and not len(kept[0].test):
         return []
     if empty := [t.name for t in kept if not len(t.test)]:
         raise UserError(f"retained task {empty[0]}: it has no test examples, so nothing could be measured. Give a test split.")
     return [replace(t, test=tuple(t.test)[:200], train=(), dev=(), ood=()) for t in kept]
+
+
+def _whole(task: Task) -> Task:
+    """A task whose splits were cut from one table by us: nothing is trained on it here, so all of it may be asked."""
+    one = task.options.get("split", {}).get("how") == ONE_TABLE
+    return replace(task, test=(*task.test, *task.dev, *task.train)) if one else task
 
 
 def _readable(task: Task, base: Base) -> Task:

@@ -85,7 +85,7 @@ class Plan:
 
 def make_plan(
     base: Base, tasks: Sequence[Task], *, methods: Sequence[str] | None, budget: Budget | None, retain: Sequence[Task], seeds: Sequence[int],
-    settings: Mapping[str, Mapping[str, Any]], precision: str | None = None,
+    settings: Mapping[str, Mapping[str, Any]], precision: str | None = None, accumulate: int = 1,
 ) -> Plan:  # fmt: skip
     """Check everything at the door, probe the machine, and lay out the jobs: all methods with the first seed, then the next seed."""
     chosen, fixed = chosen_methods(methods, settings)
@@ -105,7 +105,7 @@ def make_plan(
     jobs = []
     for task in tasks:
         others = tuple(t for t in retain if t.name != task.name)
-        jobs += [Job(m, task, s, budget, precision, fixed, others) for s in seeds for m in chosen]
+        jobs += [Job(m, task, s, budget, precision, fixed, others, accumulate) for s in seeds for m in chosen]
     return Plan(base, tuple(tasks), tuple(retain), tuple(chosen), tuple(seeds), budget, precision, tuple(jobs), _estimate(base, jobs, each))
 
 

@@ -25,6 +25,7 @@ from metier.evaluate.measuring import measure, reading_flops
 from metier.evaluate.record import Record, write_records
 from metier.method import Method, find
 from metier.model import Base, Change, Specialist
+from metier.study import content
 from metier.study.memory import peak_bytes, reset_peak
 from metier.task import Task
 from metier.task.score import SCORERS
@@ -50,6 +51,7 @@ class Job:
     precision: str
     settings: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     retain: tuple[Task, ...] = ()
+    accumulate: int = 1
 
     @property
     def parts(self) -> list[str]:
@@ -69,13 +71,19 @@ class Job:
             self.seed,
             str(self.budget),
             self.precision,
+            self.accumulate,
         ]
         facts += [
+            [content.digest(self._value(p, name)) for p in self.parts for name in find(p).about.reads],
             {p: dict(s) for p, s in self.settings.items() if p in self.parts},
             [t.digest() for t in self.retain],
             versions()["metier"],
         ]
         return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:24]
+
+    def _value(self, part: str, name: str) -> Any:
+        """A setting of one of the methods, as given or by default."""
+        return self.settings.get(part, {}).get(name, next(s.default for s in find(part).settings if s.name == name))
 
 
 def run_trial(job: Job, base: Base, out: Path, *, tell: Tell | None = None, say: Tell | None = None) -> dict[str, Any]:
@@ -157,7 +165,8 @@ class _Trial:
         self.settings: dict[str, Any] = {}
         self.seconds = {"seconds_search": 0.0, "seconds_train": 0.0, "seconds_evaluate": 0.0}
         trains = [p for p in job.parts if find(p).about.trains]
-        self.run = Run(seed=job.seed, budget=job.budget.share(1 / max(1, len(trains))), precision=job.precision)
+        share = job.budget.share(1 / max(1, len(trains)))
+        self.run = Run(seed=job.seed, budget=share, precision=job.precision, accumulate=job.accumulate)
 
     def go(self) -> None:
         reset_peak()

@@ -14,6 +14,7 @@ from metier.task.shape import Fault, Shape, template_fields
 from metier.task.split import FEWEST, cut
 
 IDS = ("id", "_id", "task_id", "uid", "guid", "qid", "uuid")
+ONE_TABLE = "60/20/20 of one table"
 
 
 def examples_of(tables: Mapping[str, Table], shape: Shape) -> dict[str, tuple[Example, ...]]:
@@ -113,12 +114,12 @@ def renamed(examples: Mapping[str, Sequence[Example]], choices: Sequence[str]) -
 
 
 def fill_splits(
-    examples: Mapping[str, Sequence[Example]], template: str, kind: str, seed: int
+    examples: Mapping[str, Sequence[Example]], template: str, kind: str, seed: int, where: str
 ) -> tuple[dict[str, tuple[Example, ...]], dict[str, Any]]:
     """train, dev, test and ood from what there is; and what was done, for `Task.options['split']`.
 
     One table: 60/20/20. No dev: 15 % of train. Train and dev but no test: dev is the test, and dev is taken from train.
-    Tables without train stay as they are: there is nothing to learn from.
+    Tables without train stay as they are: there is nothing to learn from. `where` names the source in errors.
     """
     have = {split: tuple(rows) for split, rows in examples.items()}
     told: dict[str, Any] = {}
@@ -130,24 +131,24 @@ def fill_splits(
         whole = have.pop("")
         if len(whole) < FEWEST:
             raise UserError(
-                f"{len(whole)} rows are too few to be split into train, dev and test. Give at least {FEWEST}, or separate files."
+                f"{where}: {len(whole)} rows are too few to be split into train, dev and test. Give at least {FEWEST}, or separate files."
             )
-        have["train"], have["dev"], have["test"] = _cut(whole, template, kind, seed, (0.6, 0.8))
-        told = {"how": "60/20/20 of one table", "seed": seed}
+        have["train"], have["dev"], have["test"] = _cut(whole, template, kind, seed, (0.6, 0.8), where)
+        told = {"how": ONE_TABLE, "seed": seed}
     if have.get("train") and have.get("dev") and not have.get("test"):
         have["test"] = have.pop("dev")
         told = {"how": "no test was given: the dev split is the test, and dev is 15 % of train", "seed": seed}
     if have.get("train") and not have.get("dev"):
         told = told or {"how": "dev is 15 % of train", "seed": seed}
-        have["train"], have["dev"] = _cut(have["train"], template, kind, seed, (0.85,))
+        have["train"], have["dev"] = _cut(have["train"], template, kind, seed, (0.85,), where)
     return {split: have.get(split, ()) for split in ("train", "dev", "test", "ood")}, told or {"how": "as given"}
 
 
-def _cut(examples: Sequence[Example], template: str, kind: str, seed: int, at: Sequence[float]) -> list[tuple[Example, ...]]:
+def _cut(examples: Sequence[Example], template: str, kind: str, seed: int, at: Sequence[float], where: str) -> list[tuple[Example, ...]]:
     names = sorted(template_fields(template)[0])
     keys = [input_key(e, names) for e in examples]
     classes = [e.answer if kind == "choose" and e.choices is None else "" for e in examples]
-    return cut(examples, keys, classes, seed, at)
+    return cut(examples, keys, classes, seed, at, where)
 
 
 def answer_limits(examples: Sequence[Example], template: str) -> tuple[tuple[str, ...], int]:

@@ -55,7 +55,7 @@ def _load(text: str, spec: Spec, allow_leak: bool, seed: int) -> Task:
         choices = spec.choices or named_choices(tables, {s: rows for s, rows in examples.items() if s != "ood"})
         examples = renamed(examples, choices) if spec.choices else examples
     template = spec.template or shape.template
-    splits, how = fill_splits(examples, template, shape.kind, seed)
+    splits, how = fill_splits(examples, template, shape.kind, seed, text)
     learnt = splits["train"] or splits["dev"] or splits["test"]
     stop, tokens = answer_limits(learnt, template) if shape.kind == "generate" else (("\n",), 48)
     task = Task(
@@ -234,9 +234,8 @@ def _world_task(name: str, seed: int) -> Task:
     from metier.worlds import world
 
     world_name, _, task_name = name.partition("/")
-    tasks = world(world_name, seed=seed).tasks()
-    if not task_name:
-        return next(iter(tasks.values()))
-    if task_name not in tasks:
-        raise UserError(f"world:{name}: the world '{world_name}' has no task {task_name!r}.{nearest(task_name, tasks)}")
-    return tasks[task_name]
+    made = world(world_name, seed=seed)
+    known = made.sheets()
+    if task_name and task_name not in known:
+        raise UserError(f"world:{name}: the world '{world_name}' has no task {task_name!r}.{nearest(task_name, known)}")
+    return made.task(task_name or next(iter(known)))

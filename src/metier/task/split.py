@@ -30,16 +30,18 @@ def positions(keys: Sequence[Hashable], classes: Sequence[str], seed: int) -> li
 
 
 def cut(
-    examples: Sequence[Example], keys: Sequence[Hashable], classes: Sequence[str], seed: int, at: Sequence[float]
+    examples: Sequence[Example], keys: Sequence[Hashable], classes: Sequence[str], seed: int, at: Sequence[float], where: str
 ) -> list[tuple[Example, ...]]:
-    """The examples cut at the given places, each part in the original order. Falls back to no classes if a part is empty."""
+    """The examples cut at the given places, each part in the original order. Falls back to no classes if a part is empty.
+
+    `where` names their source in errors."""
     for labels in (classes, [""] * len(examples)):
         places = positions(keys, labels, seed)
         bounds = [0.0, *at, 1.0]
         parts = [tuple(e for e, p in zip(examples, places, strict=True) if low <= p < high) for low, high in pairwise(bounds)]
         if all(parts):
             return parts
-    raise UserError(f"{len(set(keys))} distinct rows are too few to be split into {len(at) + 1} parts. Give at least {FEWEST}.")
+    raise UserError(f"{where}: {len(set(keys))} distinct rows are too few to be split into {len(at) + 1} parts. Give at least {FEWEST}.")
 
 
 def _draw(seed: int, key: Hashable) -> float:

@@ -18,10 +18,8 @@ from metier.errors import UserError
 from metier.model import Specialist
 from metier.model.ability import window
 from metier.model.encoder import encode_text
-from metier.model.seq2seq import pad_labels, pad_right
+from metier.model.padding import IGNORE, pad_labels, pad_right
 from metier.task import Example, Task
-
-IGNORE = -100
 
 
 @dataclass(frozen=True)

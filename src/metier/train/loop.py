@@ -108,7 +108,7 @@ class _Loop:
             if self.run.tell:
                 self.run.tell(self.step, planned, loss)
             if self.step % every == 0 or self.step == planned:
-                self.bad = 0 if self._look(planned, loss) else self.bad + 1
+                self.bad = 0 if self._look(planned, loss) or self._slow_start(planned) else self.bad + 1
                 if self.bad >= PATIENCE and self.keep_best:
                     break
             if self.run.workdir and time.monotonic() - last_saved > checkpoint.EVERY_SECONDS:
@@ -120,6 +120,10 @@ class _Loop:
                     p.copy_(value)
         checkpoint.clear(self.run.workdir)
         return Fit(self.what.change(), self.best.dev, self.best.step, self.step)
+
+    def _slow_start(self, planned: int) -> bool:
+        """Nothing better than the start yet, in the first half: some methods need that long before dev moves."""
+        return self.best.step == 0 and self.step < planned / 2
 
     def _plan(self) -> int:
         """How many steps the budget pays for. Seconds are turned into steps by timing three steps that are then undone."""
