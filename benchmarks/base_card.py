@@ -26,7 +26,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 import metier.worlds
 from metier.task.example import Example
 from metier.task.task import Task
-from metier.train.pretrain_data import python_sources
 
 BEGIN, END = "<!-- measured -->", "<!-- /measured -->"
 EMBEDDED = Path(metier.worlds.__file__).parents[1] / "embedded"
@@ -117,9 +116,9 @@ def reading_passages(task: Task, rows: Sequence[Example], others: int) -> dict[s
 
 def measure(base: Base, limit: int) -> dict[str, float]:
     """All numbers of the card, shares in [0, 1] and losses in nats per token."""
-    made = {name: metier.worlds.world(name) for name in ("facts", "skill", "reviews")}
+    made = {name: metier.worlds.world(name) for name in ("facts", "instructions", "classification")}
     tasks = {name: task for w in made.values() for name, task in w.tasks().items()}
-    new, known, skill, reviews = (tasks[n] for n in ("facts", "facts-known", "skill", "reviews"))
+    new, known, cipher, reviews = (tasks[n] for n in ("facts", "facts-known", "cipher", "reviews"))
     rows, shifted = new.test[:limit], new.ood[:limit]
     rng = random.Random(0)
     once = [Example(id=f"once-{i}", fields={"question": f.ask(rng)}, target=f.value) for i, f in enumerate(made["facts"].once()[:limit])]
@@ -130,15 +129,14 @@ def measure(base: Base, limit: int) -> dict[str, float]:
         "open-book, gold passage": generation(base, new, rows, passages=reading_passages(new, rows, 0)),
         "open-book, gold among 3": generation(base, new, rows, passages=reading_passages(new, rows, 2)),
         "open-book, gold passage, other wording": generation(base, new, shifted, passages=reading_passages(new, shifted, 0)),
-        "skill, zero-shot": generation(base, skill, skill.test[:limit]),
-        "skill, 8 exemplars": generation(base, skill, skill.test[:limit], shots=8),
+        "cipher, zero-shot": generation(base, cipher, cipher.test[:limit]),
+        "cipher, 8 exemplars": generation(base, cipher, cipher.test[:limit], shots=8),
     }
     for shots in (0, 4, 8):
         out[f"reviews, {shots} exemplars"] = choosing(base, reviews, reviews.test[:limit], shots)
     out["reviews ood, 8 exemplars"] = choosing(base, reviews, reviews.ood[:limit], 8)
-    for name in (*made, "python"):
-        stream = python_sources(99) if name == "python" else metier.worlds.world(name, seed=99).corpus()
-        sums = [base.loss(text) for text in itertools.islice(stream, 60)]
+    for name in (*made, "code"):
+        sums = [base.loss(text) for text in itertools.islice(metier.worlds.world(name, seed=99).corpus(), 60)]
         out[f"loss, {name} (another seed)"] = sum(s for s, _ in sums) / sum(n for _, n in sums)
     return {key: round(value, 4) for key, value in out.items()}
 

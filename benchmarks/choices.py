@@ -31,7 +31,7 @@ def main() -> None:
     """Run it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--base", default="metier-tiny")
-    parser.add_argument("--task", default="world:reviews")
+    parser.add_argument("--task", default="world:classification/reviews")
     parser.add_argument("--examples", type=int, default=100)
     parser.add_argument("--shots", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)

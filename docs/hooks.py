@@ -43,6 +43,7 @@ ROOMS = {
     "cli": "one file per verb",
 }
 CLAIM_ROWS = {"reported": "reported", "experiment": "run here", "rule": "rule", "limits": "limits", "verdict": "verdict"}
+WORLDS_HERE = "<!-- the worlds -->"
 PLACES = {"in": "what the model reads", "activations": "what it computes", "weights": "what it computes with", "out": "what it says"}
 
 
@@ -51,6 +52,8 @@ def on_config(config: Any) -> Any:
     for entry in config.nav:
         if "Methods" in entry:
             entry["Methods"] = ["methods/index.md", *_method_nav()]
+        if "Worlds" in entry:
+            entry["Worlds"] = ["worlds.md", *({name: f"worlds/{name}.md"} for name in _beside("world_pages").names())]
         if "API" in entry:
             entry["API"] = ["api/index.md", *({name: f"api/{name}.md"} for name in _modules())]
     config.watch.append(str(PACKAGE))
@@ -61,10 +64,16 @@ def on_files(files: Any, config: Any) -> Any:
     """Add the generated pages."""
     from mkdocs.structure.files import File
 
-    for uri, text in {**_method_pages(), **_api_pages(), **_result_pages()}.items():
+    pages = {**_method_pages(), **_beside("world_pages").pages(), **_api_pages(), **_result_pages()}
+    for uri, text in pages.items():
         if files.get_file_from_path(uri) is None:  # a page that someone has written stays
             files.append(File.generated(config, uri, content=text))
     return files
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
+    """Put the table of worlds where a page asks for it."""
+    return markdown.replace(WORLDS_HERE, _beside("world_pages").table()) if WORLDS_HERE in markdown else markdown
 
 
 # --- methods ---------------------------------------------------------------------------------------------------------
@@ -134,7 +143,7 @@ def _method_page(m: Any) -> str:
         lines.append(f"| searched on dev | {searched} |")
     lines += [f"| papers | {_papers(about.papers, '../') or 'none'} |", ""]
     if rest.strip():
-        lines += [_griffe_columns().columns(rest), ""]
+        lines += [_beside("griffe_columns").columns(rest), ""]
     lines += ["## Settings", ""]
     if m.settings:
         lines += ["| setting | type | default | |", "|---|---|---|---|"]
@@ -161,8 +170,10 @@ def _papers(numbers: Iterable[int], up: str) -> str:
     return ", ".join(f"[{n}]({up}papers.md)" for n in numbers)
 
 
-def _griffe_columns() -> Any:
-    spec = importlib.util.spec_from_file_location("griffe_columns", ROOT / "docs" / "griffe_columns.py")
+def _beside(name: str) -> Any:
+    """A module of this folder, which is no package."""
+    _catalogue()  # puts src/ on the path
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

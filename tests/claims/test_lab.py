@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metier.claims.lab import Lab, calibration, contrast, join, mix
-from metier.claims.r171_few_shot import grouping
 from metier.evaluate import Record, stats
 from metier.evaluate.metrics import ece
 from metier.evaluate.stats import Scores
+from metier.worlds import world
 
 
 def record(i: int, score: float, confidence: float | None) -> Record:
@@ -71,15 +71,6 @@ def test_scores_that_do_not_belong_together_are_refused() -> None:
         join({"a": drawn(0, seeds=2), "b": drawn(0, seeds=3)})
 
 
-def test_groupings_ask_about_words_that_no_exemplar_shows() -> None:
-    for task in (grouping(0), grouping(1)):
-        word: Any = {split: {e.id.split("-")[1] for e in task.split(split)} for split in ("train", "dev", "test")}
-        assert not (word["train"] | word["dev"]) & word["test"]
-        assert {e.target for e in task.test} == set(task.choices)
-        assert len(task.test) == 72
-    assert grouping(0).digest() == grouping(0).digest() != grouping(1).digest()
-
-
 def test_a_quick_lab_cuts_every_split(tmp_path: Any) -> None:
-    task = Lab((), (0,), tmp_path, quick=True).cut(grouping(0), train=200, test=5)
+    task = Lab((), (0,), tmp_path, quick=True).cut(world("classification").task("groups-0"), train=200, test=5)
     assert (len(task.train), len(task.dev), len(task.test)) == (32, 8, 5)

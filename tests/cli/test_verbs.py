@@ -117,7 +117,7 @@ def test_generate_reads_lines(run: Run, monkeypatch: pytest.MonkeyPatch) -> None
         (("methods",), ("lora", "few-shot")),
         (("methods", "prompt"), ("few-shot",)),
         (("methods", "show", "lora"), ("--rank (int, default 8)", "Searched    lr in")),
-        (("worlds",), ("facts", "skill", "reviews")),
+        (("worlds",), ("facts", "instructions", "classification")),
         (("worlds", "show", "facts"), ("--- ", "train")),
     ],
 )
@@ -132,7 +132,7 @@ def test_lists_as_json(run: Run, words: tuple[str, ...]) -> None:
 
 
 def test_worlds_make(run: Run) -> None:
-    assert run("worlds", "make", "skill", "-o", "made", "--size", 0.1).code == 0 and list(Path("made").rglob("*.jsonl"))
+    assert run("worlds", "make", "instructions", "-o", "made", "--size", 0.1).code == 0 and list(Path("made").rglob("*.jsonl"))
 
 
 @pytest.mark.parametrize(

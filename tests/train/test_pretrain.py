@@ -25,7 +25,7 @@ SMALL = {
     "version": 1,
     "model": {"hidden": 32, "layers": 1, "heads": 1, "mlp": 48, "context": 64},
     "tokenizer": {"size": 400, "documents": 200},
-    "data": {"tokens": 20000, "held_out": 3000, "shares": {"facts": 0.7, "skill": 0.2, "python": 0.1}, "answer_weight": 3.0},
+    "data": {"tokens": 20000, "held_out": 3000, "shares": {"facts": 0.7, "instructions": 0.2, "code": 0.1}, "answer_weight": 3.0},
     "training": {"tokens": 10240, "minutes": 100, "optimiser": "muon", "batch_tokens": 512, "halved": 0.5, "threads": 1, "precision": "float32",
                  "checkpoint_minutes": 1e-9, "eval_minutes": 1e-9},
 }  # fmt: skip

@@ -34,7 +34,7 @@ BUDGET = "3000ex"
 
 def run(lab: Lab) -> Found:
     """Full tuning and LoRA, with the plain base beside them."""
-    task = lab.cut(world("reviews", size=2.0).tasks()["reviews"], train=600, dev=100, test=400, ood=400)
+    task = lab.cut(world("classification", size=2.0).task("reviews"), train=600, dev=100, test=400, ood=400)
     plain = lab.run("zero-shot", task)
     full = lab.run("full", task, budget=BUDGET)
     lora = lab.run("lora", task, budget=BUDGET, settings={"rank": 8})

@@ -57,6 +57,6 @@ def run(lab: Lab) -> Found:
 
 
 def _tasks(lab: Lab) -> list[Task]:
-    reviews = lab.cut(world("reviews").tasks()["reviews"], train=600, dev=100, test=200, ood=0)
+    reviews = lab.cut(world("classification").task("reviews"), train=600, dev=100, test=200, ood=0)
     known = world("facts").tasks()["facts-known"]
     return [reviews, lab.cut(replace(known, name="cards", template=CARD), train=200, dev=80, test=200, ood=0)]

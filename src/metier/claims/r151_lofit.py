@@ -36,7 +36,7 @@ BUDGET, STEP = "6000ex", {"batch_size": 8}
 
 def run(lab: Lab) -> Found:
     """Zero-shot, LoRA, LoFiT at all heads and at half of them."""
-    task = lab.cut(world("reviews", size=2.0).tasks()["reviews"], train=600, dev=100, test=400, ood=400)
+    task = lab.cut(world("classification", size=2.0).task("reviews"), train=600, dev=100, test=400, ood=400)
     zero = lab.run("zero-shot", task)
     lora = lab.run("lora", task, budget=BUDGET, settings={"rank": 8})
     every = lab.run("lofit", task, budget=BUDGET, settings={"heads": 1.0, **STEP}, label="lofit at all heads")

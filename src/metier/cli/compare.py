@@ -68,10 +68,10 @@ def register(app: typer.Typer) -> None:
         budget: Annotated[str, typer.Option(help="What one trial may spend on search and training.")] = "3000ex",
         as_json: options.AsJson = False,
     ) -> None:
-        """Compare every way on three generated worlds with the embedded base: facts, a skill, and reviews with a shifted twin."""
+        """Compare every way on tasks of three generated worlds with the embedded base: facts, a cipher, and reviews with a shifted twin."""
         from metier.model import load_base
 
-        tasks = ["world:facts", "world:skill", "world:reviews"]
+        tasks = ["world:facts/facts", "world:instructions/cipher", "world:classification/reviews"]
         _run(
             tasks, load_base("metier-tiny"), as_json, retain=["world:facts/facts-known"], seeds=seeds, budget=budget, out=out, quiet=as_json,
             workers=min(2, os.cpu_count() or 1),

@@ -1,13 +1,11 @@
-"""Text for pretraining: worlds and the standard library mixed by share, tokenised, packed into one stream of tokens."""
+"""Text for pretraining: the worlds' corpora mixed by share, tokenised, packed into one stream of tokens."""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
 import os
-import random
 import re
-import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,28 +20,9 @@ SPECIAL = (PAD, BOS, EOS, "<|user|>", "<|assistant|>", "<|system|>")
 CHAT = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 
 
-def python_sources(seed: int, most_chars: int = 900) -> Iterator[str]:
-    """Pieces of the installed standard library (a few definitions each), over and over in random order."""
-    rng = random.Random(f"python:{seed}")
-    folder = Path(sysconfig.get_paths()["stdlib"])
-    files = sorted(
-        p for p in folder.rglob("*.py") if not {"test", "tests", "site-packages", "idlelib", "lib2to3", "encodings"} & set(p.parts)
-    )
-    while True:
-        rng.shuffle(files)
-        for path in files:
-            try:
-                text = path.read_text(encoding="utf-8")
-            except UnicodeDecodeError:
-                continue  # a handful of files in the library are not UTF-8
-            pieces = re.split(r"\n(?=class |def |@|    def )", text)
-            for start in rng.sample(range(len(pieces)), min(3, len(pieces))):
-                yield "\n".join(pieces[start : start + 3])[:most_chars].strip()
-
-
 def documents(data: Mixture) -> Iterator[tuple[str, str]]:
-    """(source, document) without end; the source furthest behind its share (in characters) comes next."""
-    streams = {name: python_sources(data.seed) if name == "python" else worlds.world(name, seed=data.seed).corpus() for name in data.shares}
+    """(world, document) without end; the world furthest behind its share (in characters) comes next."""
+    streams = {name: worlds.world(name, seed=data.seed).corpus(data.era) for name in data.shares}
     written = dict.fromkeys(streams, 0.0)
     while True:
         name = min(written, key=lambda n: (written[n], n))
@@ -54,7 +33,7 @@ def documents(data: Mixture) -> Iterator[tuple[str, str]]:
 
 
 def fingerprint(data: Mixture, first: int = 300) -> str:
-    """8 hex digits of the mixture's first documents: moves when a world or the installed library does."""
+    """8 hex digits of the mixture's first documents: moves when a world does (`code` moves with the installed Python)."""
     hashed = hashlib.sha256()
     for _, text in itertools.islice(documents(data), first):
         hashed.update(text.encode() + b"\0")

@@ -46,10 +46,11 @@ class Vocabulary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mixture:
-    """Where the text comes from: shares of tokens by source ('python', or the name of a world)."""
+    """Where the text comes from: shares of tokens by world."""
 
     tokens: int
     seed: int = 0
+    era: int = 0  # 0: the worlds' first text; 1: their later text (news)
     held_out: int = 100_000  # tokens of the same mixture, for the evaluation loss
     shares: dict[str, float] = field(default_factory=dict)
     answer_weight: float = 1.0  # loss weight of answer tokens (after one of `answer_heads`, to the end of the line)
@@ -58,6 +59,7 @@ class Mixture:
     def __post_init__(self) -> None:
         check.integer("data.tokens", self.tokens, low=10_000)
         check.integer("data.seed", self.seed, low=0)
+        check.integer("data.era", self.era, low=0)
         check.integer("data.held_out", self.held_out, low=1000)
         check.number("data.answer_weight", self.answer_weight, above=0)
         if not self.shares:
@@ -87,6 +89,7 @@ class Training:
     threads: int = 1  # of each worker
     checkpoint_minutes: float = 3.0
     eval_minutes: float = 2.0
+    keep: list[float] = field(default_factory=list)  # fractions of the run at which the base as it then is goes to OUT.checkpoints
 
     def __post_init__(self) -> None:
         for name in ("tokens", "batch_tokens", "workers", "threads"):
@@ -98,11 +101,13 @@ class Training:
             check.number(f"training.{name}", getattr(self, name), above=0)
         for name in ("halved", "final_rate", "warmup", "weight_decay", "beta2"):
             check.number(f"training.{name}", getattr(self, name), low=0, high=1)
+        for fraction in self.keep:
+            check.fraction("training.keep", fraction)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """Everything that decides a pretrained base."""
+    """Everything that decides a pretrained base. `start` names a base (embedded, or a folder) whose weights and tokenizer it begins with."""
 
     name: str
     version: int
@@ -110,6 +115,7 @@ class Recipe:
     tokenizer: Vocabulary
     data: Mixture
     training: Training
+    start: str = ""
 
     def digest(self, *sections: str) -> str:
         """12 hex digits of the named sections (all by default)."""
@@ -118,24 +124,36 @@ class Recipe:
         return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:12]
 
 
+KINDS = ("decoder", "encoder")
+
+
+def kind(path: Path) -> str:
+    """What a recipe makes: a 'decoder', unless it says otherwise."""
+    try:
+        return check.one_of("kind", str(_read(path).get("kind", KINDS[0])), KINDS)
+    except UserError as error:
+        raise UserError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+
+
 def load(path: Path) -> Recipe:
-    """Read a recipe; `extends: other.yaml` (beside it) fills in what is not said. Unknown keys are errors, all reported at once."""
-    content = _read(path)
-    problems: list[str] = []
-    sections: dict[str, type] = {"model": Shape, "tokenizer": Vocabulary, "data": Mixture, "training": Training}
-    for key in content:
-        if key not in {"name", "version", *sections}:
-            problems.append(f"unknown key {key!r}.{nearest(str(key), ['name', 'version', 'extends', *sections])}")
-    for name in ("name", "version", *sections):
-        if name not in content:
-            problems.append(f"missing key {name!r}.")
+    """Read a decoder's recipe; `extends: other.yaml` (beside it) fills in what is not said. Unknown keys are errors, all reported at once."""
+    content, parts = read(path, {"model": Shape, "tokenizer": Vocabulary, "data": Mixture, "training": Training}, ("start",))
+    return Recipe(start=str(content.get("start", "")), name=str(content["name"]), version=content["version"], **parts)
+
+
+def read(path: Path, sections: dict[str, type], more: tuple[str, ...] = ()) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(all keys, the sections as their classes) of a recipe that may have the keys `more` besides kind, name, version."""
+    content, required = _read(path), ["name", "version", *sections]
+    known = ["kind", *more, *required]
+    problems = [f"unknown key {key!r}.{nearest(str(key), [*known, 'extends'])}" for key in content if key not in known]
+    problems += [f"missing key {name!r}." for name in required if name not in content]
     for name, cls in sections.items():
         problems += _wrong_keys(name, cls, content.get(name, {}))
     if problems:
         raise UserError(f"{path}: " + " ".join(problems))
     try:
-        parts = {name: cls(**content[name]) for name, cls in sections.items()}
-        return Recipe(name=str(content["name"]), version=check.integer("version", content["version"], low=1), **parts)
+        check.integer("version", content["version"], low=1)
+        return content, {name: cls(**content[name]) for name, cls in sections.items()}
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 

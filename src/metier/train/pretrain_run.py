@@ -18,15 +18,18 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from metier import atomic
 from metier.errors import Diverged, UserError
+from metier.model import load_base
 from metier.train import pretrain_data as text
 from metier.train.muon import Muon
-from metier.train.pretrain_recipe import Recipe, Training
+from metier.train.pretrain_recipe import Recipe, Shape, Training
 
 Report = Callable[[dict[str, Any]], None]
 
 
 def make_model(plan: Recipe, tokenizer_size: int) -> LlamaForCausalLM:
-    """A fresh model of the recipe's shape; the output layers of each block start smaller, as in GPT-2."""
+    """A fresh model of the recipe's shape; the output layers of each block start smaller, as in GPT-2. With `start`: that base's model."""
+    if plan.start:
+        return _started(plan)
     torch.manual_seed(plan.training.seed)
     shape = plan.model
     config = LlamaConfig(
@@ -39,6 +42,22 @@ def make_model(plan: Recipe, tokenizer_size: int) -> LlamaForCausalLM:
         for name, weight in model.named_parameters():
             if name.endswith(("o_proj.weight", "down_proj.weight")):
                 weight.mul_(1 / math.sqrt(2 * shape.layers))
+    return model
+
+
+def _started(plan: Recipe) -> LlamaForCausalLM:
+    base, shape = load_base(plan.start, dtype="float32"), plan.model
+    config = base.model.config
+    theirs = Shape(
+        hidden=config.hidden_size, layers=config.num_hidden_layers, heads=config.num_attention_heads, mlp=config.intermediate_size,
+        context=config.max_position_embeddings,
+    )  # fmt: skip
+    if theirs != shape:
+        raise UserError(
+            f"pretrain {plan.name}: start {plan.start} is of shape {theirs}, the recipe's model of {shape}. Give it the same shape."
+        )
+    base.model.requires_grad_(True)
+    model: LlamaForCausalLM = base.model.train()
     return model
 
 
@@ -80,11 +99,13 @@ def halve(tokens: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, to
 
 
 class Run:
-    """One training run and its state on disk."""
+    """One training run and its state on disk. `keep` is called with each of the recipe's fractions to keep, when it is reached."""
 
-    def __init__(self, plan: Recipe, work: Path, blocks: text.Blocks, minutes: float, rank: int = 0) -> None:
+    def __init__(
+        self, plan: Recipe, work: Path, blocks: text.Blocks, minutes: float, rank: int = 0, keep: Callable[[Run, float], None] | None = None
+    ) -> None:
         self.plan, self.work, self.blocks, self.minutes = plan, work, blocks, minutes
-        self.rank, self.workers = rank, plan.training.workers
+        self.rank, self.workers, self.keep = rank, plan.training.workers, keep
         self.model = make_model(plan, plan.tokenizer.size)
         self.optimisers = optimisers(self.model, plan.training)
         self.step, self.seconds, self.bf16 = 0, 0.0, False
@@ -125,6 +146,14 @@ class Run:
             if self.seconds - saved >= 60 * training.checkpoint_minutes or self.progress() >= 1:
                 saved = self.seconds
                 self._save()
+            self._keep([f for f in training.keep if progress < f <= self.progress()], recent)
+
+    def _keep(self, reached: list[float], recent: list[float]) -> None:
+        if self.keep is None:
+            return
+        for fraction in reached:
+            self.curve = self.curve or [self._line(recent)]
+            self.keep(self, fraction)
 
     def _one_step(self, seconds: float) -> float:
         """One update; sets `seconds` to rank 0's clock and returns the mean loss of the workers."""

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import ast
 import importlib
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from metier import check
 
 if TYPE_CHECKING:
     from metier.worlds.base import World
 
+_CLASS = re.compile(r"^class (\w+)\(World\):", re.MULTILINE)  # a regular expression, because the syntax trees of all worlds take 0.1 s
+
 
 def _scan(folder: Path) -> dict[str, str]:
     """File name -> 'module:Class' for every public file in which a class derives from World (read, not imported)."""
-    found = {}
-    for path in sorted(folder.glob("[!_]*.py")):
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.ClassDef) and any(isinstance(base, ast.Name) and base.id == "World" for base in node.bases):
-                found[path.stem] = f"metier.worlds.{path.stem}:{node.name}"
-    return found
+    found = ((path.stem, _CLASS.search(path.read_text(encoding="utf-8"))) for path in sorted(folder.glob("[!_]*.py")))
+    return {name: f"metier.worlds.{name}:{line[1]}" for name, line in found if line}
 
 
 WORLDS: dict[str, str] = _scan(Path(__file__).parent)
@@ -30,3 +28,20 @@ def world(name: str, seed: int = 0, size: float = 1.0) -> World:
     """The world of that name; an unknown name is answered with the nearest."""
     module, _, cls = WORLDS[check.one_of("world", name, WORLDS)].partition(":")
     return getattr(importlib.import_module(module), cls)(seed=seed, size=size)
+
+
+def outline(made: World) -> dict[str, Any]:
+    """A world in a few words: its name, what it is about, and for each task kind, metric, number of rows by split, of documents.
+
+    A split whose items are few may end before its number is reached."""
+    tasks = [
+        {
+            "name": name,
+            "kind": sheet.task.kind,
+            "metric": sheet.task.metric,
+            "sizes": {split: made.count(n) for split, n in sheet.sizes.items()},
+            "documents": len(sheet.task.documents),
+        }
+        for name, sheet in made.sheets().items()
+    ]
+    return {"name": type(made).__module__.rpartition(".")[2], "docs": made.docs, "tasks": tasks}

@@ -2,191 +2,217 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+import functools
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from metier.task.example import Document, Example
 from metier.task.task import Task
-from metier.worlds import _names
-from metier.worlds._relations import BY_SUBJECT, VALUES, Relation
-from metier.worlds.base import World
+from metier.worlds import _facts_text, _names
+from metier.worlds._facts_edits import EditRequest, requests
+from metier.worlds._facts_known import Fact, Known, invent, known
+from metier.worlds._relations import KINDS
+from metier.worlds._stream import Drawn
+from metier.worlds.base import Sheet, World
 
 TEMPLATE = "Question: {{ question }}\nAnswer:"
-KINDS = ("person", "place", "firm", "product")
-FREQUENT, ONCE, ONCE_EVERY = 480, 500, 40
-
-
-class Fact(NamedTuple):
-    """A subject, a relation, a value."""
-
-    subject: str
-    relation: Relation
-    value: str
-
-    def state(self, rng: random.Random) -> str:
-        """The fact in one of its wordings."""
-        return rng.choice(self.relation.statements).format(s=self.subject, o=self.value)
-
-    def ask(self, rng: random.Random) -> str:
-        """A question for its value in one of the usual wordings."""
-        return rng.choice(self.relation.questions).format(s=self.subject)
-
-    def ask_oddly(self) -> str:
-        """The question in a wording that the corpus never uses."""
-        return self.relation.odd.format(s=self.subject)
+SIZES = {"train": 600, "dev": 100, "test": 200, "ood": 200}
+KNOWN_ROOM = {"train": 200, "dev": 80, "test": 200}
+ONCE_ROOM = {"train": 200, "dev": 100, "test": 200}
+UPDATES_ROOM = {"train": 40, "dev": 15, "test": 60}
 
 
 class Facts(World):
     """Relations between invented people, places, firms and products.
 
-    Guarantees: a subject and a relation have exactly one value. The 480 frequent facts recur in the corpus without end; each
-    of the 500 once-facts is stated in exactly one corpus document; no name of a document-only entity occurs in the corpus as
-    an entity (names of the three sides differ by checksum). Task `facts`: every answer stands word for word in exactly one of
-    the documents that name the subject; train, dev and test ask about different documents; `ood` asks about the test
-    documents' facts in wordings that the corpus never uses. Task `facts-known` asks closed-book about frequent facts, each in
-    one split only; it has at most 480 facts to ask, whatever the size.
+    The 480 frequent facts form a closed graph: a person's employer, the town that it is based in and the mayor of that town
+    have facts of their own. Half of them are editable; edits and news change no others.
+
+    Guarantees: a subject and a relation have exactly one value. The frequent facts recur in the corpus without end; each of
+    the 500 once-facts is stated in exactly one corpus document; no name of a document-only entity occurs in the corpus as an
+    entity (names of different sides differ in their first two syllables). Task `facts`: every answer stands word for word in
+    exactly one of the documents that name the subject; train, dev and test ask about different documents; `ood` asks about
+    the test documents' facts in wordings that the corpus never uses. `facts-known` asks closed-book about frequent facts and
+    `facts-once` about once-facts, each fact in one split only; the corpus asks about the facts of the former's dev and test
+    splits in another wording, and about once-facts never. `facts-hops` asks about two steps through frequent facts and
+    `facts-reversed` from value to subject, which then is the only one; the corpus asks such questions too, never these; `ood`
+    of the hops puts relations together that are never asked about together elsewhere. In `facts-updates` two documents
+    contradict one another about a frequent fact; the answer is what the later one says, and the earlier one says what era 0
+    says. In `facts-unanswerable` the passages speak of the subject, yet in half of the examples of the relation only for
+    another subject; the answer then is 'unknown', and neither words nor their counts tell which. These closed tasks have as
+    many examples as there are facts, whatever the size. `edits` never contradict one another.
     """
 
-    docs = "people, places, firms and products: facts that are well known, said once, or only in documents"
+    docs = "people, places, firms and products: facts that are well known, said once, or only in documents; edits and news"
+
+    @functools.cached_property
+    def known(self) -> Known:
+        """Frequent facts, once-facts, updates and news."""
+        return known({key: self.rng(key) for key in ("frequent", "once", "updates", "new")})
 
     def frequent(self) -> list[Fact]:
         """The facts that recur in the corpus."""
-        return self._facts("frequent", "known", FREQUENT)
+        return list(self.known.frequent)
 
     def once(self) -> list[Fact]:
         """The facts that the corpus states once; none is about a frequent entity."""
-        taken = {fact.subject for fact in self.frequent()}
-        return [fact for fact in self._facts("once", "known", ONCE + 200) if fact.subject not in taken][:ONCE]
+        return list(self.known.once)
 
-    def corpus(self) -> Iterator[str]:
-        """Statements, closed-book questions and reading practice about fresh names."""
-        rng, frequent, once = self.rng("corpus"), self.frequent(), self.once()
-        for turn in range(10**12):
-            if turn % ONCE_EVERY == 7 and turn // ONCE_EVERY < len(once):
-                yield once[turn // ONCE_EVERY].state(rng)
-                continue
-            draw = rng.random()
-            if draw < 0.12:
-                yield " ".join(fact.state(rng) for fact in rng.choices(frequent, k=rng.randint(3, 8)))
-            elif draw < 0.27:
-                yield "\n\n".join(_answered(fact, rng) for fact in rng.choices(frequent, k=rng.randint(2, 6)))
-            else:
-                yield _reading(rng, frequent)
+    def edits(self, n: int | None = None) -> Iterator[EditRequest]:
+        """The first `n` counterfactual edits (at most 740: first 240 of frequent, then 500 of once-facts).
 
-    def tasks(self) -> dict[str, Task]:
-        """`facts` (answers only in documents) and `facts-known` (closed book)."""
-        return {"facts": self._open_task(), "facts-known": self._known_task()}
+        The answers of their questions hold after the one edit alone and after any of the others as well.
+        """
+        return itertools.islice(requests(self.rng("edits"), self.known), n)
+
+    def corpus(self, era: int = 0) -> Iterator[str]:
+        """Statements, closed-book questions and reading practice about fresh names.
+
+        Era 1 tells news: newer values of frequent facts ('Now ...') and new subjects, and asks about neither; whatever else it
+        says of frequent facts is said as of then.
+        """
+        asked = itertools.chain.from_iterable(self._part("facts-known", KNOWN_ROOM, s, self.known.frequent) for s in ("dev", "test"))
+        held = frozenset((fact.subject, fact.relation.name) for fact in asked)
+        return _facts_text.corpus(self.rng("corpus", era), self.known, era, held)
+
+    def pairs(self) -> Iterator[tuple[str, str, str]]:
+        """(question, text that answers it, one that nearly does) without end, to train an encoder; no task asks about these names."""
+        return _facts_text.pairs(self.rng("pairs"))
+
+    def sheets(self) -> dict[str, Sheet]:
+        """Open book: `facts`, `facts-updates`, `facts-unanswerable`; closed book: `facts-known`, -once, -hops, -reversed."""
+        return {
+            "facts": self._open(),
+            "facts-known": self._listed("facts-known", KNOWN_ROOM, self.known.frequent),
+            "facts-once": self._listed("facts-once", ONCE_ROOM, self.known.once),
+            "facts-hops": self._hops(),
+            "facts-reversed": self._reversed(),
+            "facts-updates": self._updates(),
+            "facts-unanswerable": self._unanswerable(),
+        }
 
     def truth(self) -> dict[str, Any]:
-        """All facts by how often the corpus states them, as [subject, relation, value]."""
-        groups = {
-            "frequent": self.frequent(),
-            "once": self.once(),
-            "documents": [f for split in self._split_facts().values() for d in split for f in d],
-        }
-        return {name: [[f.subject, f.relation.name, f.value] for f in facts] for name, facts in groups.items()}
+        """All facts by how often the corpus states them, as [subject, relation, value]; `updates` have [..., old, new]."""
+        groups = {"frequent": self.known.frequent, "once": self.known.once, "new": self.known.new}
+        groups["documents"] = [f for split in ("train", "dev", "test") for _, facts in self._some_documents(split) for f in facts]
+        told: dict[str, Any] = {name: [[f.subject, f.relation.name, f.value] for f in facts] for name, facts in groups.items()}
+        told["editable"] = [[f.subject, f.relation.name] for f in self.known.editable]
+        told["updates"] = [[old.subject, old.relation.name, old.value, new.value] for old, new in self.known.updates]
+        return told
 
-    def _facts(self, key: str, side: str, n: int) -> list[Fact]:
-        rng, facts, seen = self.rng(key), list[Fact](), set[str]()
-        while len(facts) < n:
-            new = invent(rng, side)
-            if new[0].subject not in seen:
-                seen.add(new[0].subject)
-                facts += new
-        return facts[:n]
+    def _open(self) -> Sheet:
+        n = sum(self._count_documents(split) for split in ("train", "dev", "test"))
+        task = _task("facts", TEMPLATE, documents=Drawn(n, self._documents))
+        return Sheet(task, SIZES, self._open_rows)
 
-    def _split_facts(self) -> dict[str, list[list[Fact]]]:
-        """Split -> for each of its documents the facts stated there."""
-        seen: set[str] = set()
-        splits: dict[str, list[list[Fact]]] = {}
-        for split, n in (("train", 600), ("dev", 100), ("test", 200)):
-            rng, documents = self.rng("documents", split), list[list[Fact]]()
-            while len(documents) < (self.count(n) + 1) // 2:
-                facts = invent(rng, "document")
-                if facts[0].subject not in seen:
-                    seen.add(facts[0].subject)
-                    documents.append(facts)
-            splits[split] = documents
-        return splits
+    def _open_rows(self, split: str) -> Iterator[Example]:
+        rng, number = self.rng("questions", "test" if split == "ood" else split), 0
+        for document, facts in self._pages("test" if split == "ood" else split):
+            for fact in rng.sample(facts, 2):
+                usual = fact.ask(rng)  # drawn for ood as well, so that it asks about the same facts as test
+                question = fact.ask_oddly() if split == "ood" else usual
+                yield _example(f"facts-{split}-{number:05d}", fact, question, document=document.id)
+                number += 1
 
-    def _open_task(self) -> Task:
-        splits, documents, examples = self._split_facts(), list[Document](), dict[str, tuple[Example, ...]]()
-        for split, groups in splits.items():
-            rng, asked = self.rng("questions", split), list[tuple[Fact, str]]()
-            for number, facts in enumerate(groups):
-                document = Document(id=f"{split}-{number:05d}", text=" ".join(f.state(rng) for f in facts), title=facts[0].subject)
-                documents.append(document)
-                asked += [(fact, document.id) for fact in rng.sample(facts, 2)]
-            asked = asked[: self.count({"train": 600, "dev": 100, "test": 200}[split])]
-            examples[split] = tuple(_example(f"facts-{split}-{i:05d}", f, f.ask(rng), gold) for i, (f, gold) in enumerate(asked))
-            if split == "test":
-                examples["ood"] = tuple(_example(f"facts-ood-{i:05d}", f, f.ask_oddly(), gold) for i, (f, gold) in enumerate(asked))
-        self.rng("shuffle").shuffle(documents)
-        return Task(name="facts", kind="generate", template=TEMPLATE, metric="normalised", documents=tuple(documents), max_new_tokens=16,
-                    source=self._source(), train=examples["train"], dev=examples["dev"], test=examples["test"], ood=examples["ood"])  # fmt: skip
+    def _pages(self, split: str) -> Iterator[tuple[Document, list[Fact]]]:
+        """A split's documents, with the facts that they state, while there are names."""
+        rng = self.rng("documents", split)
+        for number, word in enumerate(_names.key_words(rng, split)):
+            kind = KINDS[int(rng.random() * len(KINDS))]
+            facts = invent(rng, kind, _names.DRESS[kind](rng, word), "value")
+            text = " ".join([fact.state(rng) for fact in facts])
+            yield Document(id=f"{split}-{number:05d}", text=text, title=facts[0].subject), facts
 
-    def _known_task(self) -> Task:
-        rng, facts = self.rng("known"), self.frequent()
-        rng.shuffle(facts)
-        ends = [round(n * min(self.size, 1.0)) or 1 for n in (200, 80, 200)]
-        splits, start = {}, 0
-        for split, n, room in zip(("train", "dev", "test"), ends, (200, 80, 200), strict=True):
-            splits[split] = tuple(_example(f"known-{split}-{i:05d}", f, f.ask(rng)) for i, f in enumerate(facts[start : start + n]))
-            start += room
-        return Task(
-            name="facts-known",
-            kind="generate",
-            template=TEMPLATE,
-            metric="normalised",
-            max_new_tokens=16,
-            source=self._source(),
-            train=splits["train"],
-            dev=splits["dev"],
-            test=splits["test"],
-        )
+    def _count_documents(self, split: str) -> int:
+        return min((self.count(SIZES[split]) + 1) // 2, _names.capacity(split))
 
-    def _source(self) -> str:
-        return f"world facts, seed {self.seed}, size {self.size:g}"
+    def _some_documents(self, split: str) -> Iterator[tuple[Document, list[Fact]]]:
+        return itertools.islice(self._pages(split), self._count_documents(split))
+
+    def _documents(self) -> Iterator[Document]:
+        """The splits' documents in turn, so that their order tells no split."""
+        streams = [(document for document, _ in self._some_documents(split)) for split in ("train", "dev", "test")]
+        return (document for turn in itertools.zip_longest(*streams) for document in turn if document)
+
+    def _listed(self, name: str, room: dict[str, int], facts: Sequence[Fact]) -> Sheet:
+        """Closed-book questions, one for each fact, in the room that each split has."""
+
+        def rows(split: str) -> Iterator[Example]:
+            for i, fact in enumerate(self._part(name, room, split, facts)):
+                yield _example(f"{name}-{split}-{i:05d}", fact, fact.relation.questions[1].format(s=fact.subject))
+
+        return Sheet(_task(name, TEMPLATE), room, rows)
+
+    def _part(self, name: str, room: dict[str, int], split: str, items: Sequence[Any]) -> list[Any]:
+        """The split's own items, drawn once for all splits."""
+        order, start = list(items), sum(itertools.takewhile(lambda n: n, (0 if s == split else n for s, n in room.items())))
+        self.rng(name).shuffle(order)
+        return order[start : start + room[split]]
+
+    def _hops(self) -> Sheet:
+        chains = list(self.known.today(0).chains())
+
+        def rows(split: str) -> Iterator[Example]:
+            mine = [chain for chain in chains if _facts_text.chain_share(chain) == split]
+            (rng := self.rng("hops", split)).shuffle(mine)
+            for i, chain in enumerate(mine):
+                path = [chain.first.relation.name, chain.second.relation.name]
+                fields = {"question": chain.ask(rng), "subject": chain.first.subject, "path": path, "bridge": chain.first.value}
+                yield Example(f"facts-hops-{split}-{i:05d}", fields, chain.second.value)
+
+        return Sheet(_task("facts-hops", TEMPLATE), {"train": 150, "dev": 60, "test": 160, "ood": 60}, rows)
+
+    def _reversed(self) -> Sheet:
+        facts = self.known.reversible(0)
+
+        def rows(split: str) -> Iterator[Example]:
+            mine = [fact for fact in facts if _facts_text.back_share(fact) == split]
+            (rng := self.rng("reversed", split)).shuffle(mine)
+            for i, fact in enumerate(mine):
+                fields = {"question": fact.ask_back(rng), "relation": fact.relation.name, "value": fact.value}
+                yield Example(f"facts-reversed-{split}-{i:05d}", fields, fact.subject)
+
+        return Sheet(_task("facts-reversed", TEMPLATE), {"train": 50, "dev": 20, "test": 60}, rows)
+
+    def _updates(self) -> Sheet:
+        papers: dict[str, tuple[str, str]] = {}
+        documents: list[Document] = []
+        rng = self.rng("papers")
+        for number, (old, new) in enumerate(self.known.updates):
+            items = _facts_text.dated(rng, old, new, swap=number % 2 == 1)
+            pair = [Document(f"news-{2 * number + i:05d}", text, old.subject, {"year": year}) for i, (year, text) in enumerate(items)]
+            documents += pair
+            older, newer = sorted(pair, key=lambda d: d.meta["year"])
+            papers[f"{old.subject}:{old.relation.name}"] = older.id, newer.id
+
+        def rows(split: str) -> Iterator[Example]:
+            for i, (old, new) in enumerate(self._part("updates-asked", UPDATES_ROOM, split, self.known.updates)):
+                older, newer = papers[f"{old.subject}:{old.relation.name}"]
+                yield _example(f"facts-updates-{split}-{i:05d}", new, new.ask_now(), document=newer, older=older, old=old.value)
+
+        return Sheet(_task("facts-updates", TEMPLATE, documents=tuple(documents)), UPDATES_ROOM, rows)
+
+    def _unanswerable(self) -> Sheet:
+        def rows(split: str) -> Iterator[Example]:
+            side = "test" if split == "ood" else split
+            rng = self.rng("unanswerable", side)
+            words = _names.key_words(rng, side)
+            for i, pair in enumerate(zip(words, words, strict=False)):
+                item = _facts_text.lacking(rng, pair, "value", answerable=i % 2 == 0)
+                usual = item.fact.ask(rng)
+                question = item.fact.ask_oddly() if split == "ood" else usual
+                yield _example(
+                    f"facts-unanswerable-{split}-{i:05d}", item.fact, question, passages=list(item.passages), answerable=i % 2 == 0
+                )
+
+        template = "{% for passage in passages %}Passage: {{ passage }}\n{% endfor %}" + TEMPLATE
+        return Sheet(_task("facts-unanswerable", template), SIZES, rows)
 
 
-def invent(rng: random.Random, side: str) -> list[Fact]:
-    """Three facts about a new entity, all names from one side; values of different relations differ."""
-    kind = rng.choice(KINDS)
-    subject = _names.on_side(rng, side, _names.MAKERS[kind])
-    facts: list[Fact] = []
-    for relation in rng.sample(BY_SUBJECT[kind], 3):
-        taken = {subject, *(fact.value for fact in facts)}
-        while (value := _value(rng, side, relation)) in taken:
-            pass
-        facts.append(Fact(subject, relation, value))
-    return facts
+def _task(name: str, template: str, documents: Sequence[Document] = ()) -> Task:
+    return Task(name=name, kind="generate", template=template, metric="normalised", documents=documents, max_new_tokens=16)
 
 
-def _value(rng: random.Random, side: str, relation: Relation) -> str:
-    if relation.value in VALUES:
-        return rng.choice(VALUES[relation.value])
-    return _names.on_side(rng, side, _names.MAKERS[relation.value])
-
-
-def _example(name: str, fact: Fact, question: str, document: str | None = None) -> Example:
-    fields = {"question": question, "subject": fact.subject, "relation": fact.relation.name}
-    return Example(id=name, fields=fields | ({"document": document} if document else {}), target=fact.value)
-
-
-def _answered(fact: Fact, rng: random.Random) -> str:
-    return f"Question: {fact.ask(rng)}\nAnswer: {fact.value}"
-
-
-def _reading(rng: random.Random, frequent: list[Fact]) -> str:
-    """1 to 4 passages in random order, then questions that one of them answers; sometimes solved questions come first."""
-    groups = [invent(rng, "fresh") for _ in range(rng.choice((1, 1, 1, 2, 2, 3, 4)))]
-    groups = [rng.sample(facts, rng.randint(1, 3)) for facts in groups]
-    passages = "".join(f"Passage: {' '.join(fact.state(rng) for fact in facts)}\n" for facts in groups)
-    told = [fact for facts in groups for fact in facts]
-    questions = rng.sample(told, min(len(told), rng.choice((1, 2, 3, 4))))
-    text = passages + "\n\n".join(_answered(fact, rng) for fact in questions)
-    if rng.random() < 0.1:
-        before = [_answered(fact, rng) for fact in rng.choices(frequent, k=rng.randint(1, 3))]
-        text = "\n\n".join([*before, text])
-    return text
+def _example(name: str, fact: Fact, question: str, **more: Any) -> Example:
+    return Example(name, {"question": question, "subject": fact.subject, "relation": fact.relation.name} | more, fact.value)

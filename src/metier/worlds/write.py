@@ -1,42 +1,128 @@
-"""A world on disk: every task as a folder of JSONL that `metier compare` reads, and the truth as JSON."""
+"""A world on disk: every task as a folder that `load_task` and `metier compare` read, and the truth as JSON.
+
+Rows are drawn and written one at a time, so that a world of any size is written in little memory.
+"""
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from metier import atomic
-from metier.task.task import SPLITS
+import numpy as np
+
+from metier import atomic, check
+from metier.errors import UserError
+from metier.task.example import Example
+from metier.task.task import SPLITS, Task
+from metier.worlds._media import write_array
+from metier.worlds.base import Sheet, World
+
+Advance = Callable[[float, str], None]
+ASKED = ("question", "question_stem", "stem", "goal", "query")  # columns by which `load_task` knows a row that brings its own choices
 
 
-def write_world(world: Any, out: Path) -> None:
-    """Write OUT/TASK/{train,dev,test,ood}.jsonl, documents.jsonl, task.yaml, and OUT/truth.json, whole or not at all."""
+def amount(world: World, corpus: int = 0) -> int:
+    """How many rows and documents `write_world` will write, at most."""
+    return corpus + sum(world.count(n) for sheet in world.sheets().values() for n in sheet.sizes.values())
+
+
+def write_world(world: World, out: Path, *, corpus: int = 0, advance: Advance = lambda amount, what: None) -> None:
+    """Write the folder OUT, whole or not at all; it must not exist yet, or be empty.
+
+    OUT/TASK/     task.yaml, train, dev, test and ood.jsonl, documents.jsonl; pictures and sounds in folders beside the rows
+    truth.json    the answer sheet
+    tools.json    functions that may be called, where the world has some
+    corpus.jsonl  the first `corpus` documents to pretrain on, if any are asked for
+
+    `advance` is called after each row with 1 and what was being written. Raises `UserError` if OUT holds something.
+    """
+    check.integer("corpus", corpus, low=0)
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise UserError(f"{out}: holds something already and is not replaced. Choose another folder with -o, or remove it.")
+    atomic.writable(out)
+    with atomic.folder(out) as draft:
+        for name, sheet in world.sheets().items():
+            _write_task(world, sheet, draft / name, advance)
+        if corpus:
+            _write_lines(draft / "corpus.jsonl", ({"text": text} for text in itertools.islice(world.corpus(), corpus)), "corpus", advance)
+        if tools := list(world.tools()):
+            atomic.write_json(draft / "tools.json", tools)
+        atomic.write_json(draft / "truth.json", world.truth())
+
+
+def _write_task(world: World, sheet: Sheet, place: Path, advance: Advance) -> None:
+    place.mkdir()
+    splits = {}
+    for split in SPLITS:
+        rows = (_row(sheet.task, example, place) for example in world.rows(sheet, split))
+        if _write_lines(place / f"{split}.jsonl", rows, f"{sheet.task.name}, {split}", advance):
+            splits[split] = f"{split}.jsonl"
+    facts = _facts(sheet.task, own_choices=_own_choices(world, sheet))
+    if sheet.task.documents:
+        documents = ({"id": d.id, "title": d.title, "text": d.text, **d.meta} for d in sheet.task.documents)
+        _write_lines(place / "documents.jsonl", documents)
+        facts["documents"] = "documents.jsonl"
+    if database := sheet.task.options.get("database"):
+        (place / "database.sql").write_text(database, encoding="utf-8")
+        facts["database"] = "database.sql"
     import yaml
 
-    with atomic.folder(out) as draft:
-        for task in world.tasks().values():
-            place = draft / task.name
-            place.mkdir()
-            for split in SPLITS:
-                if len(task.split(split)):
-                    rows = [{**dict(e.fields), "target": e.target} for e in task.split(split)]
-                    (place / f"{split}.jsonl").write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8")
-            if task.documents:
-                rows = [{"id": d.id, "title": d.title, "text": d.text} for d in task.documents]
-                (place / "documents.jsonl").write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8")
-            facts = {
-                "name": task.name,
-                "kind": task.kind,
-                "template": task.template,
-                "metric": task.metric,
-                "instruction": task.instruction,
-            }
-            facts |= {
-                "separator": task.separator,
-                "stop": list(task.stop),
-                "max_new_tokens": task.max_new_tokens,
-                "fields": {"target": "target"},
-            }
-            (place / "task.yaml").write_text(yaml.safe_dump({k: v for k, v in facts.items() if v}, sort_keys=False), encoding="utf-8")
-        atomic.write_json(draft / "truth.json", world.truth())
+    text = yaml.safe_dump({**facts, "splits": splits}, sort_keys=False, allow_unicode=True, width=1000)
+    (place / "task.yaml").write_text(text, encoding="utf-8")
+
+
+def _own_choices(world: World, sheet: Sheet) -> bool:
+    """Whether rows bring choices of their own."""
+    return any(example.choices is not None for split in sheet.sizes for example in itertools.islice(world.rows(sheet, split), 1))
+
+
+def _facts(task: Task, *, own_choices: bool) -> dict[str, Any]:
+    """What task.yaml says of the task, less its files."""
+    facts: dict[str, Any] = {"name": task.name, "kind": task.kind, "template": task.template, "metric": task.metric}
+    if task.instruction:
+        facts["instruction"] = task.instruction
+    if task.choices:
+        facts["choices"] = list(task.choices)
+    if task.stop:
+        facts["stop"] = list(task.stop)
+    if cutoff := task.options.get("cutoff"):
+        facts["cutoff"] = cutoff
+    facts |= {"separator": task.separator, "max_new_tokens": task.max_new_tokens}
+    return facts if own_choices else {**facts, "fields": {"target": "target"}}
+
+
+def _row(task: Task, example: Example, place: Path) -> dict[str, Any]:
+    """One line of a split's file; arrays go into files of their own."""
+    if example.choices is None:
+        told = {"target": example.target}
+    else:
+        told = {"choices": list(example.choices), "answer": example.target}
+        if not any(name in example.fields for name in ASKED):
+            told["question"] = task.prompt(example).query
+    fields = {name: _value(place, name, value, example) for name, value in example.fields.items()}
+    if lost := [name for name in {"id": example.id, **told} if name in fields and fields[name] != told.get(name)]:
+        raise ValueError(f"task {task.name}, {example.id}: the field {lost[0]!r} cannot be written beside the row's own. Rename it.")
+    return {"id": example.id, **fields, **told}
+
+
+def _value(place: Path, name: str, value: Any, example: Example) -> Any:
+    """A field's value, or the path, from the task's folder, of the file into which its array went."""
+    if isinstance(value, np.ndarray):
+        return write_array(place / name / example.id, value, example.fields).relative_to(place).as_posix()
+    return value
+
+
+def _write_lines(path: Path, rows: Iterable[Any], what: str = "", advance: Advance = lambda amount, what: None) -> int:
+    """Write rows as JSON lines, one at a time, and return how many; without rows no file is left."""
+    written = 0
+    with path.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+            written += 1
+            advance(1, what)
+    if not written:
+        path.unlink()
+    return written
