@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
 from collections.abc import Callable
@@ -12,7 +13,6 @@ from metier.worlds._classification_words import GROUPS, part_of, pick, pick_two
 
 WEIGHTS = {"correct": 4, "format": 2, "polite": 1, "brief": 1}
 DIMENSIONS = tuple(WEIGHTS)
-BEST = (True,) * len(DIMENSIONS)
 LIMIT = 13  # words of a brief reply, at most
 OPPOSITES = tuple(
     pair.split("/")
@@ -29,6 +29,11 @@ WORDINGS = ("{}", "It is {}", "The answer is {}", "I think that the answer is {}
 FLOURISH = "indeed,"
 RAMBLING = "and now let me go on about it for a while longer"
 
+_WORTH = {
+    dimensions: sum(w for w, good in zip(WEIGHTS.values(), dimensions, strict=True) if good) / sum(WEIGHTS.values())
+    for dimensions in itertools.product((False, True), repeat=len(WEIGHTS))
+}
+UNEQUAL = tuple((one, two) for one in _WORTH for two in _WORTH if _WORTH[one] > _WORTH[two])  # dimensions of a better and a worse reply
 _OPPOSITE = {a: b for pair in OPPOSITES for a, b in (pair, pair[::-1])}
 _THINGS = tuple(word for name in ("animal", "tool", "clothes") for word in GROUPS[name])
 
@@ -62,7 +67,7 @@ class Reply(NamedTuple):
 
 def worth(dimensions: tuple[bool, ...]) -> float:
     """Weighted share of the dimensions that hold, in [0, 1]."""
-    return sum(w for w, good in zip(WEIGHTS.values(), dimensions, strict=True) if good) / sum(WEIGHTS.values())
+    return _WORTH[dimensions]
 
 
 def request(rng: random.Random, part: str) -> Request:

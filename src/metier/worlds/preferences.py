@@ -194,11 +194,8 @@ def _two(rng: random.Random, asked: Request, split: str) -> tuple[Reply, Reply]:
     share = CONFOUND_OOD if split == "ood" else CONFOUND
     longer, flourish = rng.random() < share, rng.random() < share
     while True:
-        one, two = _any(rng), _any(rng)
-        if (gap := replies.worth(one) - replies.worth(two)) == 0:
-            continue
-        better = replies.reply(rng, asked, one if gap > 0 else two, flourish)
-        worse = replies.reply(rng, asked, two if gap > 0 else one, not flourish)
+        good, bad = pick(rng, replies.UNEQUAL)
+        better, worse = replies.reply(rng, asked, good, flourish), replies.reply(rng, asked, bad, not flourish)
         if better.length != worse.length and (better.length > worse.length) == longer:
             return better, worse
 
