@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from metier.errors import Diverged, UserError
+from metier.model import load_base
 from metier.train import pretrain_data, pretrain_run
 from metier.train.muon import orthogonal
 from metier.train.pretrain import RECIPES, pretrain
@@ -125,7 +126,7 @@ def test_bad_shapes_are_refused(tmp_path, changes):
 
 
 def test_unknown_recipe_names_the_packaged_ones(tmp_path):
-    with pytest.raises(UserError, match="nano, tiny"):
+    with pytest.raises(UserError, match=", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))):
         pretrain(Path("tinny"), tmp_path / "out")
 
 
@@ -178,3 +179,7 @@ def test_halved_rows_have_the_same_targets():
     rows, parts = halve(tokens, weights)
     before = {(t.item(), w.item()) for t, w in zip(tokens[:, 1:].flatten(), weights.flatten(), strict=True)}
     assert before == {(t.item(), w.item()) for t, w in zip(rows[:, 1:].flatten(), parts.flatten(), strict=True)}
+
+
+def test_a_pretrained_base_is_not_shown_chats_unless_asked(made):
+    assert not load_base(made).chat and load_base(made, chat=True).chat

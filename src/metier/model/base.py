@@ -148,7 +148,8 @@ def load_base(
     model.to(_device(device))
     no_grad_module(model)
     limit = _max_length(config, tokenizer, path, model)
-    use_chat = chat if chat is not None else bool(getattr(tokenizer, "chat_template", None)) and not path.startswith(str(EMBEDDED))
+    plain = getattr(config, "prompting", "chat") == "plain"  # as `metier pretrain` marks a base that was never shown a chat
+    use_chat = chat if chat is not None else bool(getattr(tokenizer, "chat_template", None)) and not plain
     if use_chat and not getattr(tokenizer, "chat_template", None):
         raise UserError(f"base {name}: chat was asked for, but its tokenizer has no chat template. Drop --chat.")
     return Base(str(name), family, model, tokenizer, fingerprint(model), limit, use_chat, truncate, path)

@@ -19,7 +19,7 @@ from metier.train.pretrain_recipe import Recipe
 
 def export(model: LlamaForCausalLM, tokenizer: Tokenizer, plan: Recipe, curve: list[dict[str, Any]], out: Path) -> None:
     """Write a Hugging Face folder in bf16, with the card and the curve; an older folder is replaced in one rename."""
-    config = json.loads(model.config.to_json_string()) | {"dtype": "bfloat16"}
+    config = json.loads(model.config.to_json_string()) | {"dtype": "bfloat16", "prompting": "plain"}
     weights = LlamaForCausalLM(LlamaConfig(**config)).to(torch.bfloat16)
     weights.load_state_dict({name: value.to(torch.bfloat16) for name, value in model.state_dict().items()})
     weights.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=0)
