@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import subprocess
 import sys
@@ -89,8 +90,10 @@ def test_every_method_says_what_it_is() -> None:
         assert set(found.about.search) <= {s.name for s in found.settings}
         function, settings = found.load()
         assert callable(function)
-        assert {s.name: s.default for s in found.settings} == {f: getattr(settings(), f) for f in settings.__dataclass_fields__}
-        assert found.configure({}) == settings()
+        assert {s.name: s.default for s in found.settings} == {n: f.default for n, f in settings.__dataclass_fields__.items()}
+        needed = {"experts": ("one", "two")[: found.about.experts[1]]} if "experts" in {s.name for s in found.settings} else {}
+        needed |= {s.name: "some/task" for s in found.settings if s.default is dataclasses.MISSING and s.name not in needed}
+        assert found.configure(needed) == settings(**needed)
 
 
 @pytest.mark.parametrize("name", ["lara", "loar", "Lora"])

@@ -18,9 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from metier.delta import Delta, LowRank
 from metier.errors import BaseMismatch, SealedSplit, UserError
 from metier.method import Method, find
-from metier.model import Base, Change, Specialist
+from metier.model import Base, Change, Specialist, WeightChange
 from metier.model import change as changes_on_disk
 from metier.model.base import fingerprint
 from metier.task import Task
@@ -41,13 +42,19 @@ def check_method(
 ) -> None:
     """Run a method under the contract. `budget` is what it may train on (16 examples unless given).
 
+    A method of experts is given some, small random changes of the base, unless `settings` name some.
     Raises `ContractBroken` where a clause does not hold, and UserError where the method is not for this base or task.
     """
     found = find(method) if isinstance(method, str) else method
     _suits(found, base, task)
     check_docstring(found)
-    check_settings(found, settings)
-    budget = budget or Budget(16)
+    with _experts(found, base, settings) as full:
+        check_settings(found, full)
+        _check_runs(found, base, task, full, budget or Budget(16))
+
+
+def _check_runs(found: Method, base: Base, task: Task, settings: Mapping[str, Any] | None, budget: Budget) -> None:
+    """The method twice with the same seed, and its change saved and loaded."""
     sealed = task.sealed()
     before = _state_of(base, sealed)
     with _own_randomness(1):
@@ -126,6 +133,30 @@ def _refuses(method: Method, values: Mapping[str, Any], name: str, what: str) ->
     except Exception as error:
         raise _broken(method, "settings", f"{what} for {name!r} ends in {type(error).__name__} ({error}), not in UserError.") from error
     raise _broken(method, "settings", f"{what} for {name!r} is accepted. Check it in __post_init__.")
+
+
+@contextlib.contextmanager
+def _experts(method: Method, base: Base, settings: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any] | None]:
+    """The settings, for a method of experts that names none with as many as it takes: saved changes of the base, gone after."""
+    if "experts" not in {s.name for s in method.settings} or "experts" in (settings or {}):
+        yield settings
+        return
+    least, most = method.about.experts
+    with tempfile.TemporaryDirectory(prefix="metier-contract-") as folder:
+        places = [Path(folder) / str(i) for i in range(max(least, min(2, most or 2)))]
+        for i, place in enumerate(places):
+            changes_on_disk.save(WeightChange(_random_change(base, i)), place, base=base.fingerprint)
+        yield {**(settings or {}), "experts": tuple(map(str, places))}
+
+
+def _random_change(base: Base, seed: int) -> Delta:
+    """A change of every matrix of the base by a tenth of its size, of rank 2."""
+    generator, entries = torch.Generator().manual_seed(seed), {}
+    for name, weight in base.model.named_parameters():
+        if weight.ndim == 2:
+            up, down = (torch.randn(s, generator=generator) for s in ((weight.shape[0], 2), (2, weight.shape[1])))
+            entries[name] = LowRank(up, down, 0.1 * float(weight.abs().mean()))
+    return Delta(entries, base.fingerprint)
 
 
 def _run(method: Method, base: Base, task: Task, settings: Mapping[str, Any] | None, budget: Budget) -> Change:

@@ -1,9 +1,11 @@
 """Method discovery: a method is one file, read without importing it.
 
 A method file holds a docstring, `ABOUT = About(...)` with literal arguments, a frozen `Settings` dataclass (each field
-followed by a docstring) and one function named as the file. `catalogue()` reads those from the syntax tree, so that
-listing methods never imports torch; `Method.load()` imports the file when the method runs. Strangers' methods come by
-the entry-point group 'metier.methods' (name -> 'module:function') or by 'module:function' written where a name goes.
+followed by a docstring) and one function named as the file. A merge's file has no Settings: its function has keyword-only
+arguments, each `Annotated[type, "what it is"] = default`, and returns a `Merge`; to them come the settings that all merges
+have (`metier.merge._method`). `catalogue()` reads all this from the syntax tree, so that listing methods never imports torch;
+`Method.load()` imports the file when the method runs. Strangers' methods come by the entry-point group 'metier.methods'
+(name -> 'module:function') or by 'module:function' written where a name goes.
 """
 
 from __future__ import annotations
@@ -24,8 +26,9 @@ from typing import Any, Literal
 from metier.errors import UserError, nearest
 from metier.progress import say
 
+MERGES = "metier.merge._method"  # what makes a method of a merge
 Place = Literal["in", "activations", "weights", "out"]
-ROOMS = ("prompt", "retrieve", "steer", "tune", "edit", "prefer", "route", "data", "agent", "decode")
+ROOMS = ("prompt", "retrieve", "steer", "tune", "edit", "prefer", "route", "data", "agent", "decode", "merge")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +44,8 @@ class About:
     reads    settings that name a base, a folder or several of them, whose content a trial's result depends on
     trains   whether it runs the training loop (its budget is then split between search and the final run)
     effort   how many times the time of a plain answer one of its answers takes, about; a study's estimate is made with it
+    experts  how many experts a merge, or another method with a setting of that name, takes: the least and the most, None for any number
+    weighted whether a merge has a use for coefs of its experts
     """
 
     place: Place
@@ -52,6 +57,8 @@ class About:
     reads: tuple[str, ...] = ()
     trains: bool = False
     effort: float = 1.0
+    experts: tuple[int, int | None] = (1, None)
+    weighted: bool = True
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -66,7 +73,10 @@ class Setting:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Method:
-    """A method as its file describes it; `load()` gives the function and the settings class."""
+    """A method as its file describes it; `load()` gives the function and the settings class.
+
+    merge  whether the function makes a `Merge` of hyperparameters; `load()` then makes a method of it
+    """
 
     name: str
     room: str
@@ -76,6 +86,7 @@ class Method:
     doc: str
     about: About
     settings: tuple[Setting, ...]
+    merge: bool = False
 
     @property
     def summary(self) -> str:
@@ -85,7 +96,13 @@ class Method:
     def load(self) -> tuple[Callable[..., Any], type]:
         """Import the file: (function, Settings class)."""
         module = importlib.import_module(self.module)
-        return getattr(module, self.function), module.Settings
+        function = getattr(module, self.function)
+        if self.merge:
+            made: tuple[Callable[..., Any], type] = importlib.import_module(MERGES).as_method(
+                function, self.about.experts, weighted=self.about.weighted
+            )
+            return made
+        return function, module.Settings
 
     def configure(self, given: Mapping[str, Any] | None = None) -> Any:
         """Settings from a mapping (text from a command line is converted); every wrong entry is reported at once."""
@@ -198,14 +215,19 @@ def read(file: Path, module: str, room: str, name: str | None = None) -> Method 
         return None
     function = name or file.stem
     cls = next((n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Settings"), None)
-    if cls is None or not any(isinstance(n, ast.FunctionDef) and n.name == function for n in tree.body):
-        raise UserError(f"{file}: a method file needs a class Settings and a function {function}.")
+    defined = next((n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == function), None)
+    merge = defined is not None and isinstance(defined.returns, ast.Name) and defined.returns.id == "Merge"
+    if defined is None or (cls is None and not merge):
+        raise UserError(f"{file}: a method file needs a class Settings and a function {function}, or a function that returns a Merge.")
     try:
         facts = About(**{k.arg: ast.literal_eval(k.value) for k in about.keywords if k.arg})
-        fields = _fields(cls)
+        fields = _of_all_merges() + _arguments(defined) if cls is None else _fields(cls)
     except (ValueError, TypeError) as error:  # the file is read, not run: only literals can be known
-        raise UserError(f"{file}: ABOUT and the defaults of Settings must be written as literal values ({error}).") from error
-    return Method(function.replace("_", "-"), room, module, function, file, ast.get_docstring(tree) or "", facts, fields)
+        raise UserError(f"{file}: ABOUT and the defaults of the settings must be written as literal values ({error}).") from error
+    if cls is None:
+        facts = dataclasses.replace(facts, reads=(*facts.reads, "experts"))
+    doc = ast.get_docstring(tree) or ""
+    return Method(function.replace("_", "-"), room, module, function, file, doc, facts, fields, merge=cls is None)
 
 
 def _target(node: ast.Assign | ast.AnnAssign) -> str:
@@ -220,6 +242,26 @@ def _fields(cls: ast.ClassDef) -> tuple[Setting, ...]:
             default = ast.literal_eval(node.value) if node.value is not None else dataclasses.MISSING
             found.append(Setting(node.target.id, ast.unparse(node.annotation), default, " ".join(str(text).split())))
     return tuple(found)
+
+
+def _arguments(function: ast.FunctionDef) -> tuple[Setting, ...]:
+    """The keyword-only arguments of a merge: `name: Annotated[type, "help"] = default`."""
+    found = []
+    for argument, default in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True):
+        kind, text = argument.annotation, ""
+        if isinstance(kind, ast.Subscript) and ast.unparse(kind.value) == "Annotated" and isinstance(kind.slice, ast.Tuple):
+            written, *help_ = kind.slice.elts
+            kind, text = written, ast.literal_eval(help_[0])
+        value = ast.literal_eval(default) if default is not None else dataclasses.MISSING
+        found.append(Setting(argument.arg, ast.unparse(kind) if kind else "", value, " ".join(text.split())))
+    return tuple(found)
+
+
+@functools.cache
+def _of_all_merges() -> tuple[Setting, ...]:
+    file = Path(__file__).parent.joinpath(*MERGES.split(".")[1:]).with_suffix(".py")
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    return _fields(next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Settings"))
 
 
 def _module_name(file: Path, root: Path) -> str:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from metier.delta import Delta, Dense, LowRank, New, Sparse, diff, pack, unpack
-from metier.delta.delta import Entry, tensors_of
+from metier.delta.entry import Entry, tensors_of
 from metier.errors import BaseMismatch, KeyMismatch, ShapeMismatch, UserError
 
 SHAPES = ((), (0,), (1,), (5,), (3, 4), (1, 4), (4, 1), (0, 3), (2, 3, 2))

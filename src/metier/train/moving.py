@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from torch import Tensor, nn
 
 from metier.delta import Delta, Dense
-from metier.delta.delta import Entry
+from metier.delta.entry import Entry
 from metier.errors import UserError
 from metier.model import Specialist, WeightChange
 from metier.task import Task

@@ -31,6 +31,9 @@ class Trainable:
     lr_factor   name -> factor on the learning rate (1 where absent)
     penalty     an extra term added to the loss, or None
     after_step  called after every optimiser step (projections, masks)
+    inside      a with-block around every pass in which weights are computed from the parameters; outside of it they are not
+                in the model, and `change` puts them there. None where the parameters are the model's own
+    objective   what is summed over a batch in the place of the labels' cross-entropies
     """
 
     start: Specialist
@@ -42,6 +45,8 @@ class Trainable:
     lr_factor: Callable[[str], float] = lambda _: 1.0
     penalty: Callable[[], Tensor] | None = None
     after_step: Callable[[], None] | None = None
+    inside: Callable[[], contextlib.AbstractContextManager[Any]] | None = None
+    objective: Callable[[Batch], Tensor] | None = None
 
     @contextlib.contextmanager
     def live(self) -> Iterator[None]:
@@ -61,7 +66,7 @@ class Trainable:
     def now(self) -> Specialist:
         """The specialist as it stands, to be asked inside `live()`: weights and hooks are in place already."""
         inputs: list[Change] = [c for c in self.start.changes if isinstance(c, InputChange)]
-        if self.prefix is not None:
+        if self.prefix is not None or self.inside is not None:
             inputs.append(self.change())
         if self.head is not None:
             entries = {n: New(p.detach().clone()) for n, p in zip(HEAD, self.head, strict=True)}
@@ -71,18 +76,33 @@ class Trainable:
         return Specialist(self.start.base, tuple(inputs))
 
     def loss(self, batch: Batch) -> Tensor:
-        """Sum of cross-entropies over the labels of a batch (divide by `batch.learnt` for the mean)."""
+        """Sum of cross-entropies over the labels of a batch (divide by `batch.learnt` for the mean), or what is set in its place."""
+        with self.inside() if self.inside is not None else contextlib.nullcontext():
+            return self.objective(batch) if self.objective is not None else self._cross_entropy(batch, "sum")
+
+    def row_losses(self, batch: Batch) -> Tensor:
+        """Sum of cross-entropies over each row's labels: (rows,). The batch must not be packed; to be called `inside`."""
+        losses = self._cross_entropy(batch, "none")
+        if self.start.base.family == "causal":
+            row = (batch.labels[:, 1:] != IGNORE).nonzero()[:, 0]
+            return losses.new_zeros(len(batch.labels)).index_add(0, row, losses)
+        return losses.view(len(batch.labels), -1).sum(1)
+
+    def _cross_entropy(self, batch: Batch, reduction: str) -> Tensor:
         base = self.start.base
         if base.family == "encoder":
-            weight, bias = self.head if self.head is not None else _fixed_head(self.start)
-            logits = pooled(base, batch.inputs) @ weight.float().T + bias.float()
-            return nn.functional.cross_entropy(logits, batch.labels, reduction="sum")
+            return nn.functional.cross_entropy(self.class_logits(batch), batch.labels, reduction=reduction)
         if base.family == "seq2seq":
             logits = base.model(**batch.inputs, labels=batch.labels).logits.float()
-            return nn.functional.cross_entropy(logits.flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORE, reduction="sum")
-        return self._causal_loss(batch)
+            return nn.functional.cross_entropy(logits.flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORE, reduction=reduction)
+        return self._causal_loss(batch, reduction)
 
-    def _causal_loss(self, batch: Batch) -> Tensor:
+    def class_logits(self, batch: Batch) -> Tensor:
+        """An encoder's logits over the labels of its head: (rows, labels)."""
+        weight, bias = self.head if self.head is not None else _fixed_head(self.start)
+        return pooled(self.start.base, batch.inputs) @ weight.float().T + bias.float()
+
+    def _causal_loss(self, batch: Batch, reduction: str) -> Tensor:
         model = self.start.base.model
         inputs, labels = dict(batch.inputs), batch.labels
         prefix = self._prefix()
@@ -97,7 +117,7 @@ class Trainable:
             logits = model.get_output_embeddings()(hidden[:, :-1][counted])
         else:
             logits = model(**inputs, use_cache=False).logits[:, :-1][counted]
-        return nn.functional.cross_entropy(logits.float(), targets, reduction="sum")
+        return nn.functional.cross_entropy(logits.float(), targets, reduction=reduction)
 
     def _prefix(self) -> Tensor | None:
         fixed = self.start.prefix()

@@ -23,7 +23,7 @@ from torch import nn
 
 from metier import check
 from metier.delta import Delta, LowRank
-from metier.delta.delta import Entry
+from metier.delta.entry import Entry
 from metier.errors import UserError
 from metier.method import About
 from metier.model import Specialist, WeightChange

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from metier import check
 from metier.delta import Delta, Sparse
-from metier.delta.delta import Entry
+from metier.delta.entry import Entry
 from metier.errors import UserError
 from metier.method import About
 from metier.model import Specialist, WeightChange

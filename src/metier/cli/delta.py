@@ -1,0 +1,307 @@
+"""`metier delta VERB`: changes of weights: take them, look at them, put them in and out, convert, compress, add and compare."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from metier.cli import options
+from metier.errors import UserError
+
+if TYPE_CHECKING:
+    from metier.delta import Checkpoint, Delta
+    from metier.merge._work import Done, How
+
+HELP = "Changes of weights: diff, fold, unfold, show, convert, compress, add, compare."
+Change = Annotated[str, typer.Argument(help="A change: a saved delta, a PEFT adapter, a specialist, or a full checkpoint.")]
+Base = Annotated[str, typer.Argument(help="The base: a folder in Hugging Face form, a safetensors file, or an embedded base.")]
+OfBase = Annotated[str | None, typer.Option("--base", "-b", help="The base of the change; a saved delta remembers it.")]
+Out = Annotated[str, typer.Option("--out", "-o", help="Where the result is written.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace what is in OUT.")]
+Verify = Annotated[
+    bool, typer.Option("--verify/--no-verify", help="Load the result again and compare what it says with what it should say.")
+]
+Rank = Annotated[int | None, typer.Option("--rank", help="Rank of every matrix's change.", min=1)]
+Energy = Annotated[
+    float | None, typer.Option("--energy", help="Instead of a rank: the lowest that keeps this fraction of the squared norm.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be read, written and taken, and stop.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    verbs = typer.Typer(no_args_is_help=True, help=HELP, rich_markup_mode=None)
+    for add in (_taking, _folding, _showing, _converting, _compressing, _adding):
+        add(verbs)
+    app.add_typer(verbs, name="delta")
+
+
+def _taking(verbs: typer.Typer) -> None:
+    @verbs.command()
+    def diff(
+        base: Base,
+        tuned: Annotated[str, typer.Argument(help="The tuned model: a full checkpoint, a PEFT adapter or a specialist.")],
+        out: Out = "delta",
+        force: Force = False,
+        verify: Verify = True,
+        as_json: options.AsJson = False,
+    ) -> None:
+        """Store how TUNED differs from BASE. Tensors that do not differ are left out; two equal models are an error."""
+        from metier.merge import _work
+
+        found = _work.open_base(base)
+        say_done(_work.keep(_work.expert(tuned, found), Path(out), found, _how(force, verify)), as_json)
+
+
+def _folding(verbs: typer.Typer) -> None:
+    def fold(
+        base: Base, delta: Change, out: Out = "folded", force: Force = False, verify: Verify = True, dry_run: DryRun = False,
+        as_json: options.AsJson = False,
+    ) -> None:  # fmt: skip
+        """Write BASE + DELTA as a checkpoint that any tool loads: weights, configuration and tokenizer."""
+        from metier.merge import _work
+
+        found = _work.open_base(base)
+        if not _planned(found, [delta], out, dry_run, as_json):
+            recipe = {"fold": delta}
+            say_done(_work.fold(found, _work.expert(delta, found), Path(out), _how(force, verify), recipe=recipe), as_json)
+
+    verbs.command("fold")(fold)
+    verbs.command("apply", help="The same as fold.")(fold)
+    verbs.command("to-hf", help="The same as fold: a checkpoint in Hugging Face form.")(fold)
+
+    @verbs.command()
+    def unfold(
+        checkpoint: Annotated[str, typer.Argument(help="A checkpoint that the change was folded into.")],
+        delta: Change,
+        out: Out = "unfolded",
+        base: OfBase = None,
+        force: Force = False,
+        verify: Verify = True,
+        as_json: options.AsJson = False,
+    ) -> None:
+        """Take DELTA out of CHECKPOINT again and write what is left; says whether that is the base, bit for bit."""
+        from metier.merge import _work
+
+        change, _ = _work.open_change(delta, base)
+        found = _work.open_base(checkpoint)
+        taken = _work.negated(found, change)
+        done = _work.fold(found, taken, Path(out), _how(force, verify), recipe={"unfold": delta})
+        same = _work.open_base(out).fingerprint() == change.base if change.base else None
+        words = {None: "", True: "It is the base, bit for bit.", False: "It is not the base bit for bit: folding had rounded."}[same]
+        say_done(done, as_json, words, is_the_base=same)
+
+
+def _showing(verbs: typer.Typer) -> None:
+    @verbs.command()
+    def show(
+        delta: Change,
+        base: OfBase = None,
+        figure: Annotated[str | None, typer.Option("--figure", help="Write a figure here: an HTML page of its own.")] = None,
+        largest: Annotated[int, typer.Option("--largest", help="No spectrum of matrices whose smaller side is longer.", min=0)] = 1024,
+        as_json: options.AsJson = False,
+    ) -> None:
+        """Where DELTA comes from, and per tensor and layer: kind, norm, share of zeros, effective rank."""
+        from metier import atomic
+        from metier.merge import _show, _work
+
+        facts = _show.shown(_work.open_change(delta, base)[0], largest=largest)
+        if figure:
+            atomic.write_text(Path(figure), _show.figure(facts))
+        typer.echo(json.dumps(facts) if as_json else _show.table(facts))
+
+    @verbs.command()
+    def overlap(
+        deltas: Annotated[list[str], typer.Argument(help="Two or more changes of one base.")],
+        base: OfBase = None,
+        as_json: options.AsJson = False,
+    ) -> None:
+        """Cosine between changes, and the fraction of the entries both change that have the same sign."""
+        from metier.merge import _show
+
+        if len(deltas) < 2:
+            raise UserError("overlap: name two changes or more.")
+        found = _show.overlap(_several(deltas, base)[0])
+        if as_json:
+            typer.echo(json.dumps({"deltas": deltas} | found))
+            return
+        for title, key in (("cosine", "cosine"), ("same sign", "same_sign")):
+            typer.echo(f"{title:20s}" + "".join(f"{Path(d).name[:11]:>12s}" for d in deltas))
+            for name, row in zip(deltas, found[key], strict=True):
+                typer.echo(f"{Path(name).name[:19]:20s}" + "".join(f"{value:12.3f}" for value in row))
+
+
+def _converting(verbs: typer.Typer) -> None:
+    @verbs.command("to-lora")
+    def to_lora(
+        delta: Change, rank: Rank = None, energy: Energy = None, out: Out = "lora", base: OfBase = None, force: Force = False,
+        verify: Verify = True, as_json: options.AsJson = False,
+    ) -> None:  # fmt: skip
+        """Every matrix's change as two factors: of a rank, or of the lowest rank that keeps a share of its energy."""
+        from metier.merge._convert import to_lora as convert
+
+        if (rank is None) == (energy is None):
+            raise UserError("to-lora: give either --rank 16 or --energy 0.9.")
+        _compressed(delta, base, Path(out), _how(force, verify), as_json, lambda d: convert(d, rank, energy=energy))
+
+    @verbs.command("to-peft")
+    def to_peft(
+        delta: Change, out: Out = "adapter", base: OfBase = None, force: Force = False, verify: Verify = True,
+        as_json: options.AsJson = False,
+    ) -> None:  # fmt: skip
+        """Write a low-rank DELTA as a LoRA adapter that peft loads."""
+        from metier.merge import _work
+        from metier.merge._export import export
+
+        change, found = _work.open_change(delta, base)
+        if found is None:
+            raise UserError(f"{delta}: its base is not where it was, and peft's format depends on it. Say --base.")
+        say_done(export(change, found, Path(out), _how(force, verify)), as_json)
+
+
+def _compressing(verbs: typer.Typer) -> None:
+    @verbs.command()
+    def compress(
+        delta: Change,
+        method: Annotated[str, typer.Option("--method", "-m", help="compeft, bitdelta or svd.")] = "compeft",
+        density: Annotated[float, typer.Option("--density", help="compeft: the fraction of entries kept.")] = 0.05,
+        alpha: Annotated[float | None, typer.Option("--alpha", help="compeft: scale in standard deviations; default: nearest.")] = None,
+        everything: Annotated[bool, typer.Option("--everything", help="bitdelta: embeddings and output layer too.")] = False,
+        rank: Rank = None,
+        energy: Energy = None,
+        out: Out = "compressed",
+        base: OfBase = None,
+        force: Force = False,
+        verify: Verify = True,
+        as_json: options.AsJson = False,
+    ) -> None:
+        """Store DELTA in fewer bytes; says how many, how much of the change is kept, and what the model then says."""
+        from metier import check
+        from metier.merge import bitdelta, compeft
+        from metier.merge._convert import to_lora
+
+        if method == "svd" and rank is None and energy is None:
+            energy = 0.9
+        ways = {
+            "compeft": lambda d: compeft.compressed(d, density=density, alpha=alpha),
+            "bitdelta": lambda d: bitdelta.compressed(d, everything=everything),
+            "svd": lambda d: to_lora(d, rank, energy=energy),
+        }
+        check.one_of("--method", method, ways)
+        _compressed(delta, base, Path(out), _how(force, verify), as_json, ways[method])
+
+
+def _adding(verbs: typer.Typer) -> None:
+    @verbs.command("sum")
+    def add(
+        deltas: Annotated[list[str], typer.Argument(help="Changes of one base.")],
+        coef: Annotated[str | None, typer.Option("--coef", help="A factor for each, comma-separated; 1 unless given.")] = None,
+        out: Out = "sum",
+        base: OfBase = None,
+        force: Force = False,
+        verify: Verify = True,
+        as_json: options.AsJson = False,
+    ) -> None:
+        """Add changes up, each times its factor; low-rank changes stay low-rank."""
+        from metier.delta.combine import weights
+        from metier.merge import _work
+        from metier.method import convert
+
+        try:
+            coefs = weights(convert(coef, tuple[float, ...]) if coef else None, len(deltas))
+        except ValueError as error:
+            raise UserError(f"--coef: {error}") from error
+        found, on = _several(deltas, base)
+        parts = [c * d for c, d in zip(coefs, found, strict=True)]
+        total = parts[0]
+        for part in parts[1:]:
+            total = total + part
+        say_done(_work.keep(total, Path(out), on, _how(force, verify)), as_json)
+
+    @verbs.command(context_settings={"ignore_unknown_options": True})  # so that -1 is a number
+    def scale(
+        delta: Change,
+        factor: Annotated[float, typer.Argument(help="The factor; negative takes a skill away.")],
+        out: Out = "scaled",
+        base: OfBase = None,
+        force: Force = False,
+        verify: Verify = True,
+        as_json: options.AsJson = False,
+    ) -> None:
+        """Multiply a change."""
+        from metier import check
+        from metier.merge import _work
+
+        check.number("scale: factor", factor)
+        how = _how(force, verify)
+        found, on = _work.change_and_base(delta, base, how)
+        say_done(_work.keep(factor * found, Path(out), on, how), as_json)
+
+
+def _how(force: bool, verify: bool) -> How:
+    from metier.merge._work import How
+
+    return How(force, verify)
+
+
+def _several(places: list[str], base: str | None) -> tuple[list[Delta], Checkpoint | None]:
+    """Changes of one base, and that base: the one named, or the first that one of them remembers."""
+    from metier.delta.combine import same_base
+    from metier.merge import _work
+
+    found = [_work.open_change(p, base) for p in places]
+    same_base([d for d, _ in found])
+    return [d for d, _ in found], next((b for _, b in found if b is not None), None)
+
+
+def _compressed(delta: str, base: str | None, out: Path, how: How, as_json: bool, compress: Any) -> None:
+    from metier.merge import _work
+    from metier.merge._loss import loss
+
+    change, found = _work.change_and_base(delta, base, how)
+    made = compress(change)
+    facts = loss(change, made, found if how.verify else None)
+    done = _work.keep(made, out, found, how, **facts)
+    before = _work.size_of(Path(delta).expanduser())
+    words = f"size       {done.bytes / 1e6:.4g} MB, {before / max(done.bytes, 1):.3g} times smaller than {delta}; {facts['kept']:.1%} of the squared norm kept"
+    if facts.get("perplexity_full") is not None:
+        words += f"; perplexity with the full change {facts['perplexity_full']:.4g}"
+    say_done(done, as_json, words, bytes_before=before)
+
+
+def _planned(base: Checkpoint, places: list[str], out: str, dry_run: bool, as_json: bool) -> bool:
+    """Print the plan where that is all that is wanted."""
+    from metier.merge import _work
+
+    if dry_run:
+        say_plan(_work.plan(base, places, Path(out)), as_json)
+    return dry_run
+
+
+def say_plan(plan: dict[str, Any], as_json: bool) -> None:
+    """A plan, for a person or as JSON."""
+    if as_json:
+        typer.echo(json.dumps(plan))
+        return
+    typer.echo(f"reads      {plan['bytes_read'] / 1e6:.4g} MB")
+    typer.echo(f"writes     {plan['bytes_written'] / 1e6:.4g} MB, {plan['tensors']} tensors in {', '.join(plan['shards'])}")
+    typer.echo(f"memory     at most about {plan['peak_memory'] / 1e6:.0f} MB")
+    typer.echo(f"output     {plan['out']}{' (there already: needs --force)' if plan['there'] else ''}")
+
+
+def say_done(done: Done, as_json: bool, words: str = "", **facts: Any) -> None:
+    """What was written; warnings go to standard error."""
+    from metier import progress
+
+    for warning in done.verdict.warnings if done.verdict else ():
+        progress.say(f"warning    {warning}")
+    if as_json:
+        typer.echo(json.dumps(done.json() | facts))
+        return
+    typer.echo(f"saved      {done.out}: {done.bytes / 1e6:.4g} MB")
+    if words:
+        typer.echo(words)
+    typer.echo(done.verdict.text() if done.verdict else "verified   no (--no-verify)")

@@ -1,0 +1,119 @@
+"""Merging in memory or lazily: the delta that a merge makes of several, each tensor computed when it is read.
+
+The streaming executor reads the very same delta slice by slice, so that a streamed merge equals one in memory bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metier import check
+from metier.delta.delta import Delta, Lazy
+from metier.delta.entry import Dense, Entry, New, Seen
+from metier.delta.scratch import scratch
+from metier.delta.transform import At, Merge, Transform, seen
+from metier.errors import BaseMismatch, KeyMismatch, ShapeMismatch, UserError
+
+
+def merged(merge: Merge, experts: Sequence[Delta], *, coefs: Sequence[float] | None = None) -> Delta:
+    """The merge of the experts' changes, in the order given, computed when it is read (`.read()` forms all of it).
+
+    coefs: a factor for each expert, 1 unless given. A tensor that an expert does not change counts as a change of zero.
+    Raises UserError where experts or coefs do not fit each other.
+    """
+    coefs = weights(coefs, len(experts))
+    base = same_base(experts)
+    experts = [replace(e, key=e.key or str(i)) for i, e in enumerate(experts)]
+    names = list(dict.fromkeys(n for e in experts for n in e))
+    each = [_States(merge.each, e) for e in experts]
+    combined = Delta(Lazy(names, lambda name: _combined(merge, name, experts, each, coefs)), base, key="merged")
+    then = _States(merge.then, combined)
+    provenance = {"merged": [dict(e.provenance) for e in experts], "coefs": list(coefs)}
+
+    def entry(name: str) -> Entry:
+        one = combined.entries[name]
+        return seen(merge.then, then.of(name, one), name, one)
+
+    return Delta(Lazy(names, entry), base, provenance)
+
+
+class _States:
+    """What a transform prepared: at once for the whole delta, or tensor by tensor where that is enough."""
+
+    def __init__(self, transform: Transform, delta: Delta) -> None:
+        self.transform, self.delta = transform, delta
+        self.whole = None if transform.local else transform.prepare(delta)
+
+    def of(self, name: str, entry: Entry) -> Any:
+        return self.transform.prepare(replace(self.delta, entries={name: entry})) if self.transform.local else self.whole
+
+
+def weights(coefs: Sequence[float] | None, count: int) -> list[float]:
+    """The coefficients, checked: one for each expert, all 1 unless given."""
+    if count == 0:
+        raise UserError("merge: there is no expert. Name one or more.")
+    if coefs is None or len(coefs) == 0:
+        return [1.0] * count
+    if len(coefs) != count:
+        raise UserError(f"merge: {len(coefs)} coefficients for {count} experts. Give one for each, in the same order.")
+    return [float(check.number(f"merge: coefficient {i}", c)) for i, c in enumerate(coefs)]
+
+
+def same_base(experts: Sequence[Delta]) -> str:
+    """The fingerprint of the base of all experts. Raises BaseMismatch where there are two."""
+    known = list(dict.fromkeys(e.base for e in experts if e.base))
+    if len(known) > 1:
+        raise BaseMismatch(f"merge: the experts come from different bases ({', '.join(b[:12] for b in known)}). Merge those of one base.")
+    return known[0] if known else ""
+
+
+def _combined(merge: Merge, name: str, experts: Sequence[Delta], each: Sequence[_States], coefs: Sequence[float]) -> Entry:
+    entries = [e.entries.get(name) for e in experts]
+    shape = _shape(name, entries)
+    views = [_zero(shape) if e is None else seen(merge.each, s.of(name, e), name, e) for e, s in zip(entries, each, strict=True)]
+    return combination(merge, name, shape, views, coefs)
+
+
+def combination(merge: Merge, name: str, shape: torch.Size, views: Sequence[Entry], coefs: Sequence[float]) -> Entry:
+    """The experts' changes of one tensor, combined when they are read."""
+    plan = merge.plan(name, views) if merge.plan else None
+
+    def part(start: int, stop: int, out: Tensor | None) -> Tensor:
+        stack = scratch("stack", stop - start, rows=len(views)).view(len(views), stop - start)
+        for view, row in zip(views, stack, strict=True):
+            view.part(start, stop, row)
+        result = merge.combine(At(name, start, shape), stack, coefs, plan)
+        return result.clone() if out is None else out.copy_(result)
+
+    def whole() -> Tensor:
+        if merge.elementwise:
+            return part(0, shape.numel(), None).view(shape)
+        stack = torch.empty(len(views), *shape)
+        for view, row in zip(views, stack, strict=True):
+            row.copy_(view.dense())
+        return merge.combine(At(name, 0, shape), stack, coefs, plan)
+
+    sliced = merge.elementwise and all(not isinstance(v, Seen) or v.part_of is not None for v in views)
+    return Seen(shape, whole, part if sliced else None)
+
+
+def _shape(name: str, entries: Sequence[Entry | None]) -> torch.Size:
+    there = [e for e in entries if e is not None]
+    if any(isinstance(e, New) for e in there):
+        raise KeyMismatch(f"merge: '{name}' is a tensor that the base does not have (a head of its own); such tensors cannot be merged.")
+    shapes = list(dict.fromkeys(tuple(e.shape) for e in there))
+    if len(shapes) > 1:
+        raise ShapeMismatch(
+            f"merge: '{name}' has the shapes {', '.join(map(str, shapes))} in different experts. Were they made from one base?"
+        )
+    return torch.Size(shapes[0])
+
+
+def _zero(shape: torch.Size) -> Entry:
+    """No change, stored as one number."""
+    return Dense(torch.zeros(()).expand(shape))

@@ -1,0 +1,77 @@
+"""Difference: tuned - base, of state dicts at once, of checkpoints on disk lazily, tensor by tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from metier.delta.checkpoint import Checkpoint
+from metier.delta.delta import Delta, Lazy
+from metier.delta.entry import Between, Dense, Entry, New
+from metier.errors import KeyMismatch, ShapeMismatch, UserError
+
+
+def diff(base: Mapping[str, Tensor], tuned: Mapping[str, Tensor], *, fingerprint: str = "") -> Delta:
+    """tuned - base. Of state dicts: a dense change for every tensor that differs, `New` for those the base lacks.
+
+    Of two checkpoints: every floating tensor, its change formed when it is read. Raises KeyMismatch, ShapeMismatch naming tensor
+    and file, and UserError for whole-number tensors that differ: they are not weights that can be added to.
+    """
+    if isinstance(base, Checkpoint) and isinstance(tuned, Checkpoint):
+        return _of_checkpoints(base, tuned, fingerprint)
+    entries: dict[str, Entry] = {}
+    for name, value in tuned.items():
+        if name not in base:
+            entries[name] = New(value.clone())
+        elif base[name].shape != value.shape:
+            raise ShapeMismatch(f"diff: '{name}' has shape {tuple(base[name].shape)} in the base, {tuple(value.shape)} in the tuned model.")
+        elif not torch.equal(base[name], value):
+            entries[name] = Dense(value.float() - base[name].float())
+    if missing := set(base) - set(tuned):
+        raise KeyMismatch(f"diff: the tuned model lacks {len(missing)} tensors of the base, the first '{sorted(missing)[0]}'.")
+    return Delta(entries, fingerprint)
+
+
+def full(tuned: Checkpoint) -> Delta:
+    """The weights themselves as a delta over a zero base, for merges of kind `weights='full'`."""
+    names = [n for n in tuned if tuned.dtype(n).is_floating_point]
+    return Delta(Lazy(names, lambda name: Dense(tuned[name])), provenance={"tuned": str(tuned.path)})
+
+
+def same_architecture(base: Checkpoint, tuned: Checkpoint) -> None:
+    """Raises KeyMismatch, ShapeMismatch or UserError naming tensor and file where `tuned` cannot come from `base`."""
+    ours, theirs = base.config.get("architectures"), tuned.config.get("architectures")
+    if ours and theirs and ours != theirs:
+        raise KeyMismatch(
+            f"{tuned.path}: is a {theirs[0]}, the base {base.path} a {ours[0]}. Only models of one architecture can be compared."
+        )
+    for name in base:
+        if name not in tuned:
+            raise KeyMismatch(f"{tuned.path}: lacks '{name}' of the base {base.path}. Was it tuned from another base?")
+        if base.shape(name) != tuned.shape(name):
+            sizes = f"shape {tuple(tuned.shape(name))} in {_file(tuned, name)}, {tuple(base.shape(name))} in {_file(base, name)}"
+            raise ShapeMismatch(f"diff: '{name}' has {sizes}. Was it tuned from another base?")
+        floating = base.dtype(name).is_floating_point
+        if floating != tuned.dtype(name).is_floating_point or (not floating and not torch.equal(base[name], tuned[name])):
+            raise UserError(
+                f"diff: '{name}' of {_file(tuned, name)} holds whole numbers that differ from the base's; they cannot be added to."
+            )
+
+
+def _of_checkpoints(base: Checkpoint, tuned: Checkpoint, fingerprint: str) -> Delta:
+    same_architecture(base, tuned)
+    stored = {n for n in tuned if n not in base}
+    names = [n for n in base if base.dtype(n).is_floating_point] + sorted(stored)
+
+    def entry(name: str) -> Entry:
+        return New(tuned[name]) if name in stored else Between(base[name], tuned[name])
+
+    provenance = {"base": str(base.path), "tuned": str(tuned.path), "files": tuned.stamp()}
+    return Delta(Lazy(names, entry), fingerprint, provenance)
+
+
+def _file(checkpoint: Checkpoint, name: str) -> Path:
+    return checkpoint.where[name].path if name in checkpoint.where else checkpoint.path

@@ -1,0 +1,79 @@
+"""Trim: keep the largest changes by magnitude, all else becomes zero. Exactly round(density * n) are kept, ties by lowest index."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Literal
+
+from torch import Tensor
+
+from metier import check
+from metier.delta.delta import Delta
+from metier.delta.entry import New
+from metier.delta.select import Cut, count_of, cuts
+from metier.delta.transform import At, Transform, elementwise
+from metier.errors import UserError
+
+Scope = Literal["tensor", "layer", "model"]
+LAYER = re.compile(r"^(?:.*\.)?(?:layers?|h|blocks?)\.\d+(?=\.)")
+
+
+def trim(density: float, *, scope: Scope = "tensor") -> Transform:
+    """Keep the fraction `density` of the entries of each tensor, each layer, or the whole model, the largest by magnitude."""
+    check.fraction("trim: density", density)
+    check.one_of("trim: scope", scope, ("tensor", "layer", "model"))
+
+    def prepare(delta: Delta) -> dict[str, Cut]:
+        return {} if density == 1 else _cut(delta, scope, density)
+
+    def part(state: dict[str, Cut], at: At, values: Tensor) -> Tensor:
+        return values if density == 1 else state[at.name].keep(at.start, values)
+
+    return elementwise(prepare, part, local=scope == "tensor")
+
+
+def trim_outliers(density: float, gamma: float, *, scope: Scope = "tensor") -> Transform:
+    """Drop the fraction `gamma` that is largest, then keep the next `density`; `gamma = 0` is `trim`.
+
+    round(gamma * n) largest entries are dropped and the next round((density + gamma) * n) less those are kept, ties by lowest index.
+    Raises UserError where density + gamma is above 1.
+    """
+    check.fraction("trim_outliers: density", density)
+    check.number("trim_outliers: gamma", gamma, low=0, high=1)
+    if density + gamma > 1 + 1e-9:
+        raise UserError(f"trim_outliers: density + gamma must be at most 1; got {density} + {gamma}. Lower one of them.")
+    if gamma == 0:
+        return trim(density, scope=scope)
+
+    def prepare(delta: Delta) -> tuple[dict[str, Cut], dict[str, Cut]]:
+        return _cut(delta, scope, gamma), _cut(delta, scope, min(density + gamma, 1.0))
+
+    def part(state: tuple[dict[str, Cut], dict[str, Cut]], at: At, values: Tensor) -> Tensor:
+        largest, kept = state[0][at.name], state[1][at.name]
+        outliers = largest.keep(at.start, values.clone())
+        return kept.keep(at.start, values).sub_(outliers)
+
+    return elementwise(prepare, part, local=scope == "tensor")
+
+
+def layer_of(name: str) -> str:
+    """The layer a tensor belongs to ('model.layers.3'); its own name where it belongs to none."""
+    found = LAYER.match(name)
+    return found[0] if found else name
+
+
+def _cut(delta: Delta, scope: Scope, density: float) -> dict[str, Cut]:
+    found: dict[str, Cut] = {}
+    for names in _groups(delta, scope):
+        entries = {n: e for n in names if not isinstance(e := delta.entries[n], New)}
+        found |= cuts(entries, count_of(density, sum(e.shape.numel() for e in entries.values())))
+    return found
+
+
+def _groups(names: Iterable[str], scope: Scope) -> Iterable[list[str]]:
+    """Names that share a threshold, sorted: which tie is kept must not hang on the order of a dictionary."""
+    groups: dict[str, list[str]] = {}
+    for name in sorted(names):
+        groups.setdefault({"tensor": name, "layer": layer_of(name), "model": ""}[scope], []).append(name)
+    return groups.values()

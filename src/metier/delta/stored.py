@@ -1,0 +1,168 @@
+"""Stored: a safetensors file, its header checked strictly, its tensors mapped into memory and read when they are used.
+
+Nothing that the header says is believed before it is checked against the file: lengths, offsets, types, shapes, names. What is
+wrong is a `UserError` that names the file and the tensor.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from metier.errors import UserError
+
+DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
+    "U64": torch.uint64, "U32": torch.uint32, "U16": torch.uint16, "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+LONGEST_HEADER = 100_000_000  # bytes, as in the safetensors library
+_NORESERVE = 0x4000  # Linux's MAP_NORESERVE: a private map of a large file shall not count as memory asked for
+
+
+class Facts(NamedTuple):
+    """What a header says of one tensor: its type, shape, and the bytes [begin, end) of the data it takes."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+class Stored:
+    """One safetensors file. `facts`: name -> Facts in the order of the data; `metadata`: the header's strings."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self.facts, self.metadata, self.start = header_of(self.path)
+        self._bytes: Tensor | None = None
+
+    def tensor(self, name: str) -> Tensor:
+        """The tensor, a view of the mapped file: read when it is used, and never written back. Raises UserError if there is none."""
+        if name not in self.facts:
+            raise UserError(f"{self.path}: holds no tensor '{name}'.")
+        facts = self.facts[name]
+        if facts.begin == facts.end:
+            return torch.empty(facts.shape, dtype=facts.dtype)
+        data = self._mapped()[self.start + facts.begin : self.start + facts.end]
+        if data.storage_offset() % facts.dtype.itemsize:
+            data = data.clone()  # a file whose tensors are not aligned
+        return data.view(facts.dtype).view(facts.shape)
+
+    def _mapped(self) -> Tensor:
+        if self._bytes is None:
+            with open(self.path, "rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                if hasattr(mmap, "MAP_PRIVATE"):
+                    flags, protection = mmap.MAP_PRIVATE | _NORESERVE, mmap.PROT_READ | mmap.PROT_WRITE
+                    mapped = mmap.mmap(file.fileno(), size, flags=flags, prot=protection)
+                else:
+                    mapped = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY)
+            self._bytes = torch.frombuffer(mapped, dtype=torch.uint8)
+        return self._bytes
+
+
+def header_of(path: Path) -> tuple[dict[str, Facts], dict[str, str], int]:
+    """(name -> facts in the order of the data, metadata, where the data begins). Raises UserError on anything out of order."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8 or length > min(size - 8, LONGEST_HEADER):
+                raise UserError(f"{path}: is cut short: {size} bytes, a header of {length} is said. Copy or make the file again.")
+            text = file.read(length)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
+    header = parsed(path, text)
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise UserError(f"{path}: its metadata is not a table of texts. The file is damaged.")
+    facts = {name: _facts(path, name, said) for name, said in header.items()}
+    ordered = dict(sorted(facts.items(), key=lambda item: item[1][2:]))
+    _contiguous(path, ordered, size - 8 - length)
+    return ordered, metadata, 8 + length
+
+
+def parsed(path: Path, text: bytes) -> dict[str, Any]:
+    """A JSON object without doubled keys, NaN or infinity. Raises UserError naming the file."""
+    try:
+        found = json.loads(text.decode("utf-8"), object_pairs_hook=_once, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: its header cannot be read ({error}). The file is damaged or of another kind.") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: its header is {type(found).__name__}, not a table. The file is damaged or of another kind.")
+    return found
+
+
+def layout(
+    tensors: Iterable[tuple[str, torch.dtype, tuple[int, ...]]], metadata: dict[str, str] | None = None
+) -> tuple[bytes, dict[str, Facts]]:
+    """(the bytes before the data, name -> facts) of a file with these tensors, in this order, filled with blanks to a multiple of 8."""
+    facts, end = {}, 0
+    for name, dtype, shape in tensors:
+        begin, end = end, end + math.prod(shape) * dtype.itemsize
+        facts[name] = Facts(dtype, tuple(shape), begin, end)
+    table: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+    table |= {n: {"dtype": NAMES[f.dtype], "shape": list(f.shape), "data_offsets": [f.begin, f.end]} for n, f in facts.items()}
+    text = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text, facts
+
+
+def raw(tensor: Tensor) -> memoryview:
+    """The bytes of a contiguous tensor on the CPU."""
+    return memoryview(tensor.detach().reshape(-1).view(torch.uint8).numpy().data) if tensor.numel() else memoryview(b"")
+
+
+def _facts(path: Path, name: str, said: Any) -> Facts:
+    wrong = f"{path}: the header says of '{name}' what cannot be: "
+    if not isinstance(said, dict) or set(said) != {"dtype", "shape", "data_offsets"}:
+        raise UserError(wrong + "it must have dtype, shape and data_offsets, and nothing else. The file is damaged.")
+    if not isinstance(said["dtype"], str) or said["dtype"] not in DTYPES:
+        raise UserError(wrong + f"unknown type {said['dtype']!r}; known are {', '.join(DTYPES)}.")
+    shape, offsets = said["shape"], said["data_offsets"]
+    if not _counts(shape) or not _counts(offsets) or len(offsets) != 2 or len(shape) > 64:
+        raise UserError(wrong + f"shape {shape!r}, offsets {offsets!r}. The file is damaged.")
+    dtype, (begin, end) = DTYPES[said["dtype"]], offsets
+    if end - begin != math.prod(shape) * dtype.itemsize:
+        raise UserError(
+            wrong + f"shape {shape} of {said['dtype']} takes {math.prod(shape) * dtype.itemsize} bytes, its offsets {end - begin}."
+        )
+    return Facts(dtype, tuple(shape), begin, end)
+
+
+def _contiguous(path: Path, facts: dict[str, Facts], size: int) -> None:
+    end, before = 0, ""
+    for name, fact in facts.items():
+        if fact.begin != end:
+            what = f"overlaps '{before}'" if fact.begin < end else "leaves a gap before it"
+            raise UserError(f"{path}: '{name}' at byte {fact.begin} {what} (which ends at {end}). The file is damaged.")
+        end, before = fact.end, name
+    if end != size:
+        raise UserError(f"{path}: holds {size} bytes of data, its header describes {end}. It is cut short or damaged; copy it again.")
+
+
+def _counts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(i, int) and not isinstance(i, bool) and 0 <= i < 1 << 62 for i in value)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [k for k, _ in pairs]
+        raise ValueError(f"the name {next(n for n in names if names.count(n) > 1)!r} occurs twice")
+    return found
+
+
+def _refuse(word: str) -> Any:
+    raise ValueError(f"{word} is not a number")

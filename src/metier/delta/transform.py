@@ -1,0 +1,193 @@
+"""Transforms: functions from deltas to deltas that compose, and merges made of them.
+
+A `Transform` is a pair of pure functions: `prepare` looks at a whole delta once (thresholds, norms, ranks), `apply` changes one
+tensor, float32 in and out. Where a tensor's entries can be changed slice by slice, `part` says how, and memory stays bounded by
+the slice. `chain` prepares every stage on a lazy view of the one before. A `Merge` is a transform for each expert, a combination
+of one tensor of all experts, and a transform of the result.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from metier.delta.delta import Delta, Lazy
+from metier.delta.entry import SLICE, Entry, New, Seen, opened
+from metier.errors import UserError
+
+
+class At(NamedTuple):
+    """Where a slice is: the tensor's name and shape, and the flat position the slice begins at."""
+
+    name: str
+    start: int
+    shape: torch.Size
+
+
+Part = Callable[[Any, At, Tensor], Tensor]
+
+
+class Transform(NamedTuple):
+    """prepare: Delta -> state, one pass. apply: (state, name, tensor) -> tensor, pure.
+
+    part   (state, at, values) -> values: `apply` for a flat slice; `values` is its own to overwrite. None: whole tensors only
+    local  a tensor's state depends on that tensor alone, so that `prepare` may be given one tensor at a time;
+           states are then dicts by name
+    """
+
+    prepare: Callable[[Delta], Any]
+    apply: Callable[[Any, str, Tensor], Tensor]
+    part: Part | None = None
+    local: bool = False
+
+
+def elementwise(prepare: Callable[[Delta], Any], part: Part, *, local: bool = False) -> Transform:
+    """A transform given by what it does to a slice."""
+
+    def apply(state: Any, name: str, tensor: Tensor) -> Tensor:
+        return part(state, At(name, 0, tensor.shape), tensor.reshape(-1).clone()).view(tensor.shape)
+
+    return Transform(prepare, apply, part, local)
+
+
+def identity() -> Transform:
+    """Changes nothing."""
+    return elementwise(_nothing, lambda _, at, values: values, local=True)
+
+
+def per_tensor(change: Callable[[Tensor], Tensor]) -> Transform:
+    """A pure function of one whole tensor, float32 in and out."""
+    return Transform(_nothing, lambda _, name, tensor: change(tensor), local=True)
+
+
+def chain(*stages: Transform) -> Transform:
+    """The stages one after another."""
+
+    def prepare(delta: Delta) -> list[Any]:
+        states: list[Any] = []
+        for stage in stages:
+            states.append(stage.prepare(delta))
+            delta = view(stage, states[-1], delta)
+        return states
+
+    def apply(states: list[Any], name: str, tensor: Tensor) -> Tensor:
+        for stage, state in zip(stages, states, strict=True):
+            tensor = stage.apply(state, name, tensor)
+        return tensor
+
+    def part(states: list[Any], at: At, values: Tensor) -> Tensor:
+        for stage, state in zip(stages, states, strict=True):
+            values = stage.part(state, at, values)  # type: ignore[misc]
+        return values
+
+    sliced = all(s.part is not None for s in stages)
+    return Transform(prepare, apply, part if sliced else None, all(s.local for s in stages))
+
+
+def masked(inner: Transform, where: Callable[[str], bool]) -> Transform:
+    """`inner` on the tensors whose name `where` accepts (True = transformed); the others stay as they are."""
+    return partition({"in": inner, "out": identity()}, lambda name: "in" if where(name) else "out")
+
+
+def partition(transforms: Mapping[str, Transform], label: Callable[[str], str] | Mapping[str, str]) -> Transform:
+    """A transform for each group of tensors. label: a function from name to group, or {pattern: group}, the first match counts.
+
+    Raises UserError for a tensor that gets no group or an unknown one.
+    """
+    group = _labeller(transforms, label)
+
+    def prepare(delta: Delta) -> dict[str, Any]:
+        return {g: t.prepare(delta.only([n for n in delta if group(n) == g])) for g, t in transforms.items()}
+
+    def apply(states: dict[str, Any], name: str, tensor: Tensor) -> Tensor:
+        return transforms[group(name)].apply(states[group(name)], name, tensor)
+
+    def part(states: dict[str, Any], at: At, values: Tensor) -> Tensor:
+        return transforms[group(at.name)].part(states[group(at.name)], at, values)  # type: ignore[misc]
+
+    sliced = all(t.part is not None for t in transforms.values())
+    return Transform(prepare, apply, part if sliced else None, all(t.local for t in transforms.values()))
+
+
+def view(transform: Transform, state: Any, delta: Delta) -> Delta:
+    """The transformed delta, computed tensor by tensor (or slice by slice) when it is read. New tensors pass unchanged."""
+    return replace(delta, entries=Lazy(delta, lambda name: seen(transform, state, name, delta.entries[name])))
+
+
+def seen(transform: Transform, state: Any, name: str, entry: Entry) -> Entry:
+    """One entry of `view`."""
+    if isinstance(entry, New):
+        return entry
+    source, part = opened(entry), transform.part
+
+    def sliced(start: int, stop: int, out: Tensor | None) -> Tensor:
+        values = part(state, At(name, start, source.shape), source.part(start, stop, out))  # type: ignore[misc]
+        return values if out is None or values is out else out.copy_(values)
+
+    def whole() -> Tensor:
+        if part is None:
+            return transform.apply(state, name, source.dense())
+        return sliced(0, source.shape.numel(), None).view(source.shape)
+
+    return Seen(source.shape, whole, sliced if part is not None else None)
+
+
+def transformed(transform: Transform, delta: Delta) -> Delta:
+    """The delta after the transform, prepared now, computed when it is read."""
+    return view(transform, transform.prepare(delta), delta)
+
+
+def slices(entry: Entry, size: int = SLICE) -> Iterator[tuple[int, Tensor]]:
+    """(start, values) of a change, float32, in order; each slice is the caller's to overwrite."""
+    entry, n = opened(entry), entry.shape.numel()
+    for start in range(0, n, size):
+        yield start, entry.part(start, min(start + size, n))
+
+
+Combine = Callable[[At, Tensor, Sequence[float], Any], Tensor]
+
+
+class Merge(NamedTuple):
+    """A way from several deltas to one.
+
+    each         the transform of every expert's delta
+    combine      (at, stack (k, *S), coefs, plan) -> S; the stack is its own to overwrite. Where all is sliced, S is a flat slice (n,)
+    then         the transform of the combined delta
+    plan         (name, entries after `each`) -> what `combine` must know of the whole tensors of all experts (norms, angles), or None
+    elementwise  `combine` may be given slices: it treats each entry by itself, given its plan
+    weights      'delta': experts are changes; 'full': they are the weights themselves (deltas over a zero base), and so is the result
+    """
+
+    each: Transform
+    combine: Combine
+    then: Transform
+    plan: Callable[[str, Sequence[Entry]], Any] | None = None
+    elementwise: bool = True
+    weights: Literal["delta", "full"] = "delta"
+
+
+def _nothing(delta: Delta) -> None:
+    return None
+
+
+def _labeller(transforms: Mapping[str, Transform], label: Callable[[str], str] | Mapping[str, str]) -> Callable[[str], str]:
+    if callable(label):
+        find = label
+    else:
+        patterns = [(re.compile(p), g) for p, g in label.items()]
+
+        def find(name: str) -> str:
+            return next((g for p, g in patterns if p.search(name)), "")
+
+    def group(name: str) -> str:
+        found = find(name)
+        if found not in transforms:
+            raise UserError(f"partition: '{name}' belongs to {found!r}, which has no transform; there are {', '.join(sorted(transforms))}.")
+        return found
+
+    return group

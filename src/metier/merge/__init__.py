@@ -1,0 +1,1 @@
+"""Merging: one change from several, one file for each way."""

@@ -1,0 +1,91 @@
+"""PEFT adapters as deltas: plain LoRA from its factors, everything else through peft's own conversion."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from metier.delta import Between, Delta, LowRank, New, diff
+from metier.delta.entry import Entry
+from metier.delta.stored import Stored
+from metier.errors import KeyMismatch, UserError
+from metier.model import Base
+
+CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model."
+PLAIN = ("lora_A.weight", "lora_B.weight")
+
+
+def adapter(place: Path, base: Mapping[str, Tensor], model: Callable[[], Base]) -> Delta:
+    """The change of an adapter: LowRank for plain LoRA, `New` or a difference for modules saved whole, else dense.
+
+    model  gives the base as a model, for adapters that only peft can convert
+    Raises UserError for a folder that is no adapter, KeyMismatch for one of another base.
+    """
+    config = _config(place)
+    stored = Stored(place / TENSORS)
+    tensors = {n.removeprefix(PREFIX): stored.tensor(n) for n in stored.facts}
+    entries = _plain(place, config, tensors, base) if _is_plain(config, tensors) else dict(_by_peft(place, model()).entries)
+    if not entries:
+        raise KeyMismatch(f"{place / TENSORS}: changes no tensor of the base; its modules are {config.get('target_modules')}.")
+    return Delta(entries, provenance={"adapter": str(place), "rank": config.get("r"), "kind": config.get("peft_type")})
+
+
+def _config(place: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((place / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{place / CONFIG}: cannot be read ({error}). Give the folder that peft's save_pretrained wrote.") from error
+    if not isinstance(found, dict) or "peft_type" not in found:
+        raise UserError(f"{place / CONFIG}: names no peft_type. Give the folder that peft's save_pretrained wrote.")
+    if not (place / TENSORS).is_file():
+        raise UserError(f"{place}: has no {TENSORS}. Save the adapter as safetensors; pickled weights can run code and are not read.")
+    return found
+
+
+def _is_plain(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bool:
+    """Whether scale * B A is all that the adapter does (beside modules saved whole)."""
+    adapted = [n for n in tensors if ".lora_" in n]
+    flat = all(n.endswith(PLAIN) and tensors[n].ndim == 2 for n in adapted)
+    return config["peft_type"] == "LORA" and bool(adapted) and flat and not config.get("use_dora") and config.get("bias", "none") == "none"
+
+
+def _plain(place: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> dict[str, Entry]:
+    entries: dict[str, Entry] = {}
+    for name, tensor in tensors.items():
+        if name.endswith(PLAIN[0]):
+            module = name.removesuffix("." + PLAIN[0])
+            if (other := f"{module}.{PLAIN[1]}") not in tensors:
+                raise UserError(f"{place / TENSORS}: has '{name}' without '{other}'. The file is damaged; save the adapter again.")
+            down, up, scale = tensor, tensors[other], _scale(config, module, len(tensor))
+            if config.get("fan_in_fan_out"):  # a map stored transposed (GPT-2)
+                down, up = up.T.contiguous(), down.T.contiguous()
+            entries[f"{module}.weight"] = LowRank(up, down, scale)
+        elif ".lora_" not in name:
+            entries[name] = Between(base[name], tensor) if name in base else New(tensor)
+    return entries
+
+
+def _scale(config: Mapping[str, Any], module: str, rank: int) -> float:
+    """alpha / rank, or alpha / sqrt(rank) for rank-stabilised LoRA; alpha by the module's own pattern where it has one."""
+    patterns: Mapping[str, float] = config.get("alpha_pattern") or {}
+    alpha = next((a for p, a in patterns.items() if re.match(rf"(.*\.)?({p})$", module)), config["lora_alpha"])
+    return float(alpha / rank**0.5 if config.get("use_rslora") else alpha / rank)
+
+
+def _by_peft(place: Path, base: Base) -> Delta:
+    from peft import PeftModel
+
+    model = copy.deepcopy(base.model)
+    before = {n: p.data.clone() for n, p in model.named_parameters()}
+    try:
+        merged = PeftModel.from_pretrained(model, str(place)).merge_and_unload()
+    except (ValueError, RuntimeError, KeyError, NotImplementedError, AttributeError) as error:
+        raise UserError(f"{place}: peft cannot fold this adapter into the base ({str(error)[:300]}).") from error
+    return diff(before, {n: p.data for n, p in merged.named_parameters()})

@@ -1,0 +1,178 @@
+"""Experts: a saved delta, specialist, change, PEFT adapter or full checkpoint, each opened as the change of one base."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from torch import Tensor
+
+from metier.delta import Between, Checkpoint, Delta, Dense, Lazy, New, Seen, diff, load
+from metier.delta.entry import Entry
+from metier.errors import BaseMismatch, KeyMismatch, ShapeMismatch, UserError
+from metier.merge._adapter import CONFIG as ADAPTER
+from metier.merge._adapter import adapter
+from metier.model import Base, WeightChange, load_base
+from metier.model import change as changes_on_disk
+from metier.model.base import DTYPES
+
+Missing = Literal["error", "skip"]
+
+
+class Expert(NamedTuple):
+    """An expert's change, and the labels of the head it has (none: no head)."""
+
+    delta: Delta
+    labels: tuple[str, ...] = ()
+
+
+def opened(place: str | Path, base: Checkpoint | Base, *, missing: Missing = "error") -> Delta:
+    """The change of `base` that is stored at `place`, with the base's names, read when it is used.
+
+    missing: what a full checkpoint that lacks tensors of the base is: an error, or without a change there.
+    Raises UserError for a folder of no known kind, BaseMismatch, KeyMismatch and ShapeMismatch for a change of another base.
+    """
+    return opened_expert(place, base, missing=missing).delta
+
+
+def opened_expert(place: str | Path, base: Checkpoint | Base, *, missing: Missing = "error") -> Expert:
+    """As `opened`, with the labels of the expert's head."""
+    place = Path(place).expanduser()
+    known = {
+        "delta.json": lambda: _delta(place, base),
+        "specialist.json": lambda: _specialist(place, base),
+        "change.json": lambda: _change(place, base),
+        ADAPTER: lambda: _adapter(place, base),
+    }
+    kind = next((k for k in known if (place / k).is_file()), None)
+    if kind is None and not place.exists():
+        raise UserError(f"expert {place}: no such folder. Give the folder of a delta, a specialist, a PEFT adapter or a full checkpoint.")
+    expert = known[kind]() if kind else Expert(_tuned(place, base, missing))
+    return expert._replace(delta=_named(expert.delta, weights_of_base(base), place))
+
+
+def weights_of(delta: Delta, base: Mapping[str, Tensor], names: Iterable[str] | None = None) -> Delta:
+    """base + change: the expert's weights as a delta over a zero base, for merges of whole weights. names: all floating ones unless given."""
+    wanted = [n for n in base if base[n].is_floating_point()] if names is None else list(names)
+
+    def entry(name: str) -> Entry:
+        change, before = delta.entries.get(name), base[name]
+        if change is None:
+            return Dense(before)
+        if isinstance(change, Between) and change.base.data_ptr() == before.data_ptr():
+            return Dense(change.tuned)  # as it is stored, not by way of the difference
+        return Seen(before.shape, lambda: change.dense() + before.float(), lambda start, stop, out: _sum(change, before, start, stop, out))
+
+    return replace(delta, entries=Lazy(wanted, entry), base="")
+
+
+def weights_of_model(base: Base) -> dict[str, Tensor]:
+    """The model's stored tensors, tied ones once."""
+    model, stored = base.model, set(base.model.state_dict())
+    return {n: t.data for n, t in (*model.named_parameters(), *model.named_buffers()) if n in stored}
+
+
+def weights_of_base(base: Checkpoint | Base) -> Mapping[str, Tensor]:
+    """Name -> tensor of a base on disk or in memory."""
+    return base if isinstance(base, Checkpoint) else weights_of_model(base)
+
+
+def _delta(place: Path, base: Checkpoint | Base) -> Expert:
+    delta = load(place)
+    _same_base(place, delta.base, base)
+    return Expert(delta)
+
+
+def _specialist(place: Path, base: Checkpoint | Base) -> Expert:
+    try:
+        names = json.loads((place / "specialist.json").read_text(encoding="utf-8"))["changes"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{place}: not a saved specialist ({error!r}).") from error
+    if len(names) != 1:
+        raise UserError(f"{place}: this specialist has {len(names)} changes. Only one with a single change, of the weights, can be merged.")
+    return _change(place / str(names[0]), base)
+
+
+def _change(place: Path, base: Checkpoint | Base) -> Expert:
+    change = changes_on_disk.load(place)
+    if not isinstance(change, WeightChange):
+        raise UserError(f"{place}: changes {change.place}, not the weights, so it cannot be merged.")
+    _same_base(place, str(json.loads((place / "change.json").read_text(encoding="utf-8"))["base"]), base)
+    return Expert(replace(change.delta, provenance={"expert": str(place)}), change.labels)
+
+
+def _adapter(place: Path, base: Checkpoint | Base) -> Expert:
+    return Expert(adapter(place, weights_of_base(base), lambda: base if isinstance(base, Base) else load_base(base.path, device="cpu")))
+
+
+def _tuned(place: Path, base: Checkpoint | Base, missing: Missing) -> Delta:
+    tuned = Checkpoint(place)
+    if isinstance(base, Checkpoint) and missing == "error":
+        return diff(base, tuned)
+    before, names = weights_of_base(base), {}
+    found = _matching(tuned, before)
+    for name, tensor in before.items():
+        if not tensor.is_floating_point():
+            continue
+        if name in found:
+            names[name] = found[name]
+        elif missing == "error":
+            raise KeyMismatch(f"{place}: lacks '{name}' of the base. Was it tuned from another base?")
+    provenance = {"tuned": str(place), "files": tuned.stamp()}
+    return Delta(Lazy(names, lambda name: Between(before[name], tuned[names[name]])), provenance=provenance)
+
+
+def _named(delta: Delta, base: Mapping[str, Tensor], place: Path) -> Delta:
+    """The change under the base's names (a prefix such as 'model.' may differ), its shapes checked."""
+    old = {n: o for n, o in _matching(base, delta).items() if n is not None}
+    names: dict[str, str] = {}
+    for name in delta:
+        new = name in base or isinstance(delta.entries[name], New)
+        if (found := name if new else old.get(name)) is None:
+            raise KeyMismatch(f"{place}: changes '{name}', which the base does not have. Was it made from another base?")
+        if not isinstance(entry := delta.entries[name], New) and tuple(entry.shape) != tuple(base[found].shape):
+            shapes = f"{tuple(base[found].shape)} in the base, {tuple(entry.shape)} in the change"
+            raise ShapeMismatch(f"{place}: '{name}' has shape {shapes}. Was it made from another base?")
+        names[found] = name
+    return delta if all(n == o for n, o in names.items()) else replace(delta, entries=Lazy(names, lambda n: delta.entries[names[n]]))
+
+
+def _matching(stored: Iterable[str], wanted: Iterable[str]) -> dict[str, str]:
+    """wanted name -> stored name: the same, or the only one that differs by a prefix ('model.' before one of the two)."""
+    there = set(stored)
+    by_end: dict[str, list[str]] = {}
+    for name in there:
+        parts = name.split(".")
+        for i in range(1, len(parts)):
+            by_end.setdefault(".".join(parts[i:]), []).append(name)
+    found = {}
+    for name in wanted:
+        shorter = [s for i in range(1, name.count(".") + 1) if (s := name.split(".", i)[i]) in there]
+        choices = [name] if name in there else by_end.get(name, []) or shorter
+        if len(choices) == 1:
+            found[name] = choices[0]
+    return found
+
+
+def _same_base(place: Path, fingerprint: str, base: Checkpoint | Base) -> None:
+    ours = base.fingerprint if isinstance(base, Base) else base.fingerprint()
+    if not fingerprint or fingerprint == ours:
+        return
+    if isinstance(base, Checkpoint) and fingerprint in _as_loaded(base):
+        return  # a specialist of this base in another type
+    raise BaseMismatch(f"{place}: made from base {fingerprint[:16]}, not {ours[:16]}. Merge it on the base it was made from.")
+
+
+def _as_loaded(base: Checkpoint) -> Iterator[str]:
+    """Fingerprints of the base loaded in each type, where it can be loaded as a model."""
+    for dtype in DTYPES:
+        with contextlib.suppress(UserError):
+            yield load_base(base.path, dtype=dtype, device="cpu").fingerprint
+
+
+def _sum(change: Entry, before: Tensor, start: int, stop: int, out: Tensor | None) -> Tensor:
+    return change.part(start, stop, out).add_(before.reshape(-1)[start:stop].float())

@@ -1,0 +1,25 @@
+"""Export: a change as an adapter of peft's, written, loaded by peft, and verified."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from metier.delta import Checkpoint, Delta
+from metier.errors import UserError
+from metier.merge import _verify
+from metier.merge._convert import save_peft, to_peft, with_peft
+from metier.merge._work import Done, How, only_changed, size_of
+
+
+def export(delta: Delta, base: Checkpoint, out: Path, how: How) -> Done:
+    """Write `delta` as a LoRA adapter. Raises UserError naming every tensor that has no place in one, before anything is written."""
+    if out.exists() and not how.force:
+        raise UserError(f"{out}: is there already. Choose another folder with -o, or say --force to replace it.")
+    plain, delta = _verify.checkable(base.path), only_changed(delta)
+    save_peft(to_peft(delta, plain, base), out)
+    verdict = None
+    if how.verify:
+        found = with_peft(_verify.checkable(base.path), out)
+        verdict = _verify.judged(plain, plain, _verify.model_of(plain, delta.apply(base)), found)
+    _verify.store(out, verdict, base=str(base.path.resolve()), fingerprint=delta.base)
+    return Done(out, size_of(out), verdict)

@@ -1,0 +1,109 @@
+"""Every merge as a method: its experts are opened, merged on the base, and what comes out is a change of the base's weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import typing
+from collections.abc import Callable, Mapping, Sequence
+
+from torch import Tensor
+
+from metier.delta import Delta, Merge, New, Seen, merged, transformed
+from metier.delta.entry import Entry
+from metier.delta.parts import by_depth
+from metier.errors import UserError
+from metier.merge._experts import Expert, opened_expert, weights_of, weights_of_model
+from metier.merge._needs import unweighted
+from metier.model import Specialist, WeightChange
+from metier.task import Task
+from metier.train import Run
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Settings that every merge has."""
+
+    experts: tuple[str, ...]
+    """What is merged, in this order: folders of deltas, specialists, PEFT adapters or full checkpoints; comma-separated."""
+    coef: tuple[float, ...] = ()
+    """Factor of each expert, in their order; none: 1 each."""
+    lines: float | None = None
+    """LiNeS after the merge: factor of the first layer's change, rising to 1 in the last layer; none: no scaling by depth."""
+
+
+@functools.cache
+def as_method(
+    function: Callable[..., Merge], count: tuple[int, int | None], *, weighted: bool
+) -> tuple[Callable[..., WeightChange], type[Settings]]:
+    """(method, its Settings) of a merge. count: how many experts it takes, the least and the most (None: any number)."""
+    names = tuple(inspect.signature(function).parameters)
+
+    def merge_of(settings: Settings) -> Merge:
+        return function(**{n: getattr(settings, n) for n in names})
+
+    def check_settings(settings: Settings) -> None:
+        enough(function.__name__, len(settings.experts), count)
+        if settings.coef and len(settings.coef) != len(settings.experts):
+            raise UserError(
+                f"coef: {len(settings.coef)} coefficients for {len(settings.experts)} experts. Give one for each, in their order."
+            )
+        if not weighted:
+            unweighted(function.__name__, settings.coef)
+        merge_of(settings)  # which checks the hyperparameters
+
+    def method(start: Specialist, task: Task, settings: Settings, run: Run) -> WeightChange:
+        """The merged experts as a change of the base."""
+        experts = [opened_expert(place, start.base) for place in settings.experts]
+        bodies, base = [_body(e.delta) for e in experts], weights_of_model(start.base)
+        delta = change_of(merge_of(settings), bodies, base, coefs=settings.coef, lines=settings.lines).read()
+        head = _head(experts, task)
+        labels = head.labels if head else ()
+        new = {n: e for n, e in head.delta.entries.items() if isinstance(e, New)} if head else {}
+        return WeightChange(dataclasses.replace(delta, entries={**delta.entries, **new}, base=start.base.fingerprint), labels)
+
+    kinds, arguments = typing.get_type_hints(function), inspect.signature(function).parameters
+    fields = [(n, kinds[n], dataclasses.field(default=arguments[n].default)) for n in names]
+    made = dataclasses.make_dataclass(
+        "Settings", fields, bases=(Settings,), namespace={"__post_init__": check_settings}, frozen=True, kw_only=True
+    )
+    return method, made
+
+
+def change_of(
+    merge: Merge, experts: Sequence[Delta], base: Mapping[str, Tensor], *, coefs: Sequence[float] = (), lines: float | None = None
+) -> Delta:
+    """The merged change of a base, computed when it is read; where the merge works on whole weights, they are formed and taken away again.
+
+    lines: factor of the first layer's change, rising to 1 in the last.
+    """
+    if merge.weights == "delta":
+        delta = merged(merge, experts, coefs=coefs)
+    else:
+        names = dict.fromkeys(n for e in experts for n in e)
+        whole = merged(merge, [weights_of(e, base, names) for e in experts], coefs=coefs)
+        delta = whole.map(lambda name, entry: _from(base[name], entry))
+    return delta if lines is None else transformed(by_depth(lines, 1.0), delta)
+
+
+def enough(name: str, given: int, count: tuple[int, int | None]) -> None:
+    """Raises UserError where a merge is given too few or too many experts."""
+    least, most = count
+    if given < least or (most is not None and given > most):
+        rule = f"exactly {least}" if least == most else f"at least {least}" if most is None else f"{least} to {most}"
+        raise UserError(f"{name}: takes {rule} expert{'s' if (most or least) > 1 else ''}; got {given}.")
+
+
+def _from(base: Tensor, weights: Entry) -> Entry:
+    return Seen(weights.shape, lambda: weights.dense() - base.float())
+
+
+def _body(delta: Delta) -> Delta:
+    """The change without tensors that the base does not have: a head belongs to one expert's task."""
+    return delta.only([n for n, e in delta.entries.items() if not isinstance(e, New)])
+
+
+def _head(experts: Sequence[Expert], task: Task) -> Expert | None:
+    """The first expert whose head names the task's own choices."""
+    return next((e for e in experts if e.labels and e.labels == tuple(task.choices or ())), None)

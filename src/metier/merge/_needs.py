@@ -1,0 +1,30 @@
+"""What a merge asks of its experts, checked where it combines them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from metier.errors import UserError
+
+
+def exactly(name: str, stack: Tensor, count: int) -> Tensor:
+    """The stack, if it holds `count` experts. Raises UserError."""
+    if len(stack) != count:
+        raise UserError(f"{name}: takes exactly {count} expert{'s' if count > 1 else ''}; got {len(stack)}.")
+    return stack
+
+
+def unweighted(name: str, coefs: Sequence[float]) -> None:
+    """Raises UserError where an expert has a coefficient other than 1."""
+    if any(c != 1 for c in coefs):
+        raise UserError(f"{name}: finds the weights of its experts itself and takes no coef; got {list(coefs)}. Leave coef out.")
+
+
+def scaled(stack: Tensor, coefs: Sequence[float]) -> Tensor:
+    """Every expert's change times its coefficient, in place."""
+    for change, coef in zip(stack, coefs, strict=True):
+        if coef != 1:
+            change.mul_(coef)
+    return stack

@@ -1,0 +1,165 @@
+"""Verify: what was written is loaded again and says what the composition it should equal says; and it still writes language.
+
+Outputs (logits, of encoders hidden states) on a few fixed texts are compared with those of base + change formed in memory. The
+perplexity on the same texts, beside the base's, tells gibberish. The texts are English prose that every Python brings along.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from metier import atomic
+from metier.delta import Delta
+from metier.delta.transform import slices
+from metier.errors import Failed, UserError
+from metier.model.base import Base, load_base
+from metier.model.change import no_grad_module
+from metier.task.general import continuation
+
+TEXTS, TOKENS = 16, 48  # how many texts are read, and how much of each
+TOLERANCE = 1e-3  # of the outputs' spread: two ways to form the same float32 sum differ by less
+GIBBERISH = 4.0  # times the base's perplexity
+CARD = "metier.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """gap: the largest difference of outputs; spread: the outputs' standard deviation; perplexities of result and base (encoders: none)."""
+
+    gap: float
+    spread: float
+    perplexity: float | None
+    base_perplexity: float | None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def equal(self) -> bool:
+        """Whether the gap is what rounding explains."""
+        return self.gap <= TOLERANCE * self.spread
+
+    def facts(self) -> dict[str, Any]:
+        """For JSON."""
+        return dataclasses.asdict(self) | {"equal": self.equal, "warnings": list(self.warnings)}
+
+    def text(self) -> str:
+        """One line for a person."""
+        words = f"verified   loaded again: outputs differ by at most {self.gap:.2g} from what they should be (their spread is {self.spread:.2g})"
+        if self.perplexity is not None and self.base_perplexity is not None:
+            words += f"; perplexity {self.perplexity:.4g}, the base's {self.base_perplexity:.4g}"
+        return words
+
+
+class Probe:
+    """What models say on the fixed texts, read with one tokenizer. `outputs`: (tokens, vocabulary or hidden), float32."""
+
+    def __init__(self, base: Base) -> None:
+        self.base = base
+        room = min(TOKENS, base.max_length)
+        texts = [f"{e.fields['text']} {e.target}" for e in continuation(TEXTS).test]
+        self.ids = [(base.encode(t) or [base.start])[:room] for t in texts]
+
+    @torch.inference_mode()
+    def outputs(self, model: nn.Module) -> Tensor:
+        """What the model computes for every token of every text."""
+        return torch.cat([self._read(model, ids) for ids in self.ids])
+
+    def perplexity(self, outputs: Tensor) -> float | None:
+        """exp of the mean negative log-likelihood of the texts' tokens; None for encoders."""
+        if self.base.family == "encoder":
+            return None
+        losses, at = [], 0
+        for ids in self.ids:
+            logits, target = outputs[at : at + len(ids)], torch.tensor(ids)
+            at += len(ids)
+            if self.base.family == "causal":
+                logits, target = logits[:-1], target[1:]
+            losses.append(nn.functional.cross_entropy(logits, target, reduction="none"))
+        loss = float(torch.cat(losses).mean())
+        return math.exp(min(loss, 700.0)) if loss == loss else math.inf
+
+    def _read(self, model: nn.Module, ids: list[int]) -> Tensor:
+        row = torch.tensor([ids])
+        if self.base.family == "encoder":
+            return model(input_ids=row).last_hidden_state[0].float()
+        if self.base.family == "seq2seq":
+            return model(input_ids=row, labels=row).logits[0].float()
+        return model(input_ids=row, use_cache=False).logits[0].float()
+
+
+def checkable(place: str | Path) -> Base:
+    """The base that results are verified beside, in float32 on the CPU. Raises UserError where it cannot be loaded."""
+    try:
+        return load_base(str(place), device="cpu")
+    except UserError as error:
+        raise UserError(f"verification: {error} Say --no-verify to go without it.") from error
+
+
+def written(plain: Base, out: Path, expected: Mapping[str, Tensor]) -> Verdict:
+    """Verify a checkpoint: `expected` are the weights it should hold, by their names in the file."""
+    found = checkable(out)
+    return judged(found, plain, model_of(found, expected), found.model)
+
+
+def changed(plain: Base, found: Delta, expected: Delta, weights: Mapping[str, Tensor]) -> Verdict:
+    """Verify a stored change: base + `found` (read again) beside base + `expected` (in memory). weights: the base's, by name."""
+    return judged(plain, plain, model_of(plain, expected.apply(weights)), model_of(plain, found.apply(weights)))
+
+
+def judged(reader: Base, plain: Base, expected: nn.Module, found: nn.Module) -> Verdict:
+    """The verdict on a model that should equal another; `plain` is the base, for its perplexity."""
+    probe = Probe(reader)
+    should, says = probe.outputs(expected), probe.outputs(found)
+    before = Probe(plain)
+    base_perplexity, perplexity = before.perplexity(before.outputs(plain.model)), probe.perplexity(says)
+    gap = float((should - says).abs().max())
+    warnings = []
+    if not bool(says.isfinite().all()):
+        warnings.append("the result computes values that are not numbers")
+    elif perplexity is not None and base_perplexity is not None and perplexity > GIBBERISH * base_perplexity:
+        warnings.append(
+            f"perplexity on plain English is {perplexity:.4g}, the base's {base_perplexity:.4g}: it may write gibberish. Lower scale or coef."
+        )
+    return Verdict(gap if gap == gap else math.inf, float(should.std()), perplexity, base_perplexity, tuple(warnings))
+
+
+def model_of(like: Base, weights: Mapping[str, Tensor]) -> nn.Module:
+    """A model with these weights, named as in files, in float32."""
+    state = {n: t.to(torch.float32, copy=True) if t.is_floating_point() else t.clone() for n, t in weights.items()}
+    model: nn.Module = type(like.model).from_pretrained(None, config=like.model.config, state_dict=state, dtype=torch.float32)
+    no_grad_module(model)
+    return model
+
+
+def store(out: Path, verdict: Verdict | None, **facts: Any) -> None:
+    """Put the verdict and other facts in the output's card, metier.json. Raises Failed where the result is not what it should be."""
+    place = out / CARD
+    card = json.loads(place.read_text(encoding="utf-8")) if place.is_file() else {}
+    atomic.write_json(place, card | facts | {"verified": verdict.facts() if verdict else None})
+    if verdict is not None and not verdict.equal:
+        raise Failed(
+            f"{out}: what was written does not say what it should: outputs differ by {verdict.gap:.3g}, their spread is {verdict.spread:.3g}. "
+            "Do not use it; please report this with the command."
+        )
+
+
+def changes(weights: Mapping[str, Tensor], delta: Delta) -> bool:
+    """Whether base + delta differs from the base in any stored bit; read no further than the first difference."""
+    for name in delta:
+        entry = delta[name]
+        if name not in weights:
+            return True
+        before = weights[name].reshape(-1)
+        for start, values in slices(entry):
+            old = before[start : start + len(values)]
+            if bool(((old.float() + values).to(old.dtype) != old).any()):
+                return True
+    return False

@@ -1,0 +1,271 @@
+"""Work: what the command line does with changes: open, check, write, load again and verify, each step once for all verbs."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metier import __version__, progress
+from metier.delta import Checkpoint, Delta, New, Seen, load, merged, run, save
+from metier.delta.checkpoint import OUTPUT
+from metier.delta.execute import apply, fits
+from metier.delta.transform import Merge, slices
+from metier.errors import UserError
+from metier.merge import _verify
+from metier.merge._experts import opened
+from metier.merge._verify import Verdict
+from metier.method import Method
+from metier.model.base import load_base
+
+PATIENCE = 2.0  # seconds of silence at most
+ORDINARY = 100_000_000  # bytes that python and its libraries take beside the tensors
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What was written, and what verification says of it (None: it was not asked for)."""
+
+    out: Path
+    bytes: int
+    verdict: Verdict | None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def json(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"out": str(self.out), "bytes": self.bytes, **self.facts, "verified": self.verdict.facts() if self.verdict else None}
+
+
+@dataclass(frozen=True, slots=True)
+class How:
+    """How a result is written: over an older one, verified or not, by how many threads."""
+
+    force: bool = False
+    verify: bool = True
+    workers: int = 2
+
+
+def open_base(name: str | Path) -> Checkpoint:
+    """The base's files, by folder, file or the name of an embedded base."""
+    place = Path(name).expanduser()
+    if not place.exists():
+        place = Path(load_base(str(name), device="cpu").path)
+    if not place.exists():
+        raise UserError(f"base {name}: is not on this machine. Download it first and give its folder.")
+    return Checkpoint(place)
+
+
+def open_change(place: str | Path, base: str | None) -> tuple[Delta, Checkpoint | None]:
+    """(the change, its base or None where none is known): a saved delta remembers its base, all else needs `base`."""
+    if base is None and (Path(place).expanduser() / "delta.json").is_file():
+        delta = load(place)
+        remembered = _remembered(delta.provenance)
+        if remembered is None or not Path(remembered).exists():
+            return delta, None
+        base = remembered
+    if base is None:
+        raise UserError(f"{place}: which base does it change? Say --base.")
+    found = open_base(base)
+    return expert(place, found), found
+
+
+def expert(place: str | Path, base: Checkpoint) -> Delta:
+    """What is stored at `place` as a change of `base`. Raises UserError where a change would be lost: an output layer no longer tied."""
+    delta, folder = opened(place, base), Path(place).expanduser()
+    if base.tied is not None and "tuned" in delta.provenance:
+        tuned = Checkpoint(folder)
+        if OUTPUT in tuned.where and OUTPUT not in delta and not torch.equal(tuned[OUTPUT], tuned[base.tied]):
+            raise UserError(
+                f"{tuned.where[OUTPUT].path}: '{OUTPUT}' is a tensor of its own, in the base {base.path} it is '{base.tied}'. Tie it again, or "
+                "give a base that stores it (load the base with tie_word_embeddings=False and save it)."
+            )
+    return delta
+
+
+def change_and_base(place: str | Path, base: str | None, how: How) -> tuple[Delta, Checkpoint | None]:
+    """As `open_change`; the base must be there where the result is to be verified."""
+    delta, found = open_change(place, base)
+    if found is None and how.verify:
+        raise UserError(f"{place}: its base is not where it was, so the result cannot be verified. Say --base, or --no-verify.")
+    return delta, found
+
+
+def keep(delta: Delta, out: Path, base: Checkpoint | None, how: How, **facts: Any) -> Done:
+    """Save a change, load it again, and compare what base + change says with the change in memory. It must change something."""
+    delta = only_changed(delta)
+    plain = _verify.checkable(base.path) if base is not None and how.verify else None
+    made = {"metier": __version__} | ({"base": str(base.path.resolve())} if base is not None else {})
+    delta = replace(delta, provenance={**delta.provenance, **made}, base=delta.base or (base.fingerprint() if base is not None else ""))
+    with watching(out, sum(e.shape.numel() * 4 for e in delta.entries.values()), f"writing {out.name}"):
+        save(delta, out, force=how.force)
+    found = load(out)
+    verdict = None
+    if plain is not None and base is not None:
+        old = replace(delta, entries={n: delta[n] for n in delta if not isinstance(delta[n], New)})
+        verdict = _verify.changed(plain, found.only(list(old)), old, base)
+    _verify.store(out, verdict, **facts)
+    return Done(out, size_of(out), verdict, facts)
+
+
+def fold(base: Checkpoint, delta: Delta, out: Path, how: How, *, recipe: Mapping[str, Any]) -> Done:
+    """base + change as a checkpoint, verified."""
+    return finish(base, delta, out, how, recipe, lambda: apply(base, delta, out, workers=how.workers, recipe=recipe, force=how.force))
+
+
+def merge_to(
+    merge: Merge, base: Checkpoint, experts: Sequence[Delta], expected: Delta, out: Path, how: How, *, coefs: Sequence[float],
+    recipe: Mapping[str, Any],
+) -> Done:  # fmt: skip
+    """A merge of changes as a checkpoint, streamed and verified beside `expected`, the same merge in memory."""
+
+    def write() -> None:
+        run(merge, base, experts, out, coefs=coefs or None, workers=how.workers, recipe=recipe, force=how.force)
+
+    return finish(base, expected, out, how, recipe, write)
+
+
+def merge_weights(
+    merge: Merge, base: Checkpoint, experts: Sequence[Delta], changed: Delta, out: Path, how: How, *, coefs: Sequence[float],
+    recipe: Mapping[str, Any],
+) -> Done:  # fmt: skip
+    """A merge of whole weights as a checkpoint laid out like `base`; `changed`: the same merge as a change."""
+
+    def write() -> None:
+        run(merge, base, experts, out, coefs=coefs or None, workers=how.workers, recipe=recipe, force=how.force)
+
+    return finish(base, changed, out, how, recipe, write, weights=merged(merge, experts, coefs=coefs or None))
+
+
+def finish(
+    base: Checkpoint, delta: Delta, out: Path, how: How, recipe: Mapping[str, Any], write: Callable[[], object], *,
+    weights: Delta | None = None,
+) -> Done:  # fmt: skip
+    """Check all that can be checked, write, load again, compare, and note the verdict."""
+    fits(base, delta)
+    plain = _verify.checkable(base.path) if how.verify else None
+    if not _verify.changes(base, delta):
+        raise UserError(
+            f"{out.name}: the result would be the base, bit for bit: no change reaches it. Look at the inputs with metier delta show."
+        )
+    with watching(out, base.bytes(), f"writing {out.name}"):
+        write()
+    verdict = _verify.written(plain, out, _expected(base, delta, weights)) if plain is not None else None
+    _verify.store(out, verdict)
+    return Done(out, size_of(out), verdict, {"tensors": len(base)})
+
+
+def _expected(base: Checkpoint, delta: Delta, weights: Delta | None) -> Mapping[str, Tensor]:
+    if weights is None:
+        return delta.apply(base)
+    return {**base, **{n: weights[n].dense().to(base.dtype(n)) for n in weights}}
+
+
+def only_changed(delta: Delta) -> Delta:
+    """Without entries that are zero. Raises UserError where nothing is left."""
+    names = [n for n in delta if isinstance(delta[n], New) or any(bool(values.any()) for _, values in slices(delta[n]))]
+    if not names:
+        raise UserError("the change is zero everywhere: there is nothing to store. Are both models the same?")
+    return delta.only(names)
+
+
+def without_heads(deltas: Sequence[Delta], places: Sequence[str]) -> list[Delta]:
+    """The changes without tensors that the base does not have; what is left out is said."""
+    found = []
+    for delta, place in zip(deltas, places, strict=True):
+        new = [n for n in delta if isinstance(delta.entries[n], New)]
+        if new:
+            progress.say(
+                f"left out: {', '.join(new)} of {place}: the base has no such tensor, and heads of different tasks are not merged."
+            )
+        found.append(delta.only([n for n in delta if n not in new]) if new else delta)
+        if not len(found[-1]):
+            raise UserError(f"{place}: changes no tensor of the base; there is nothing to merge.")
+    return found
+
+
+def check_experts(base: Checkpoint, deltas: Sequence[Delta], places: Sequence[str]) -> None:
+    """Raises UserError for an expert that changes nothing; the base itself may be named as one."""
+    for delta, place in zip(deltas, places, strict=True):
+        fits(base, delta)
+        if Path(place).expanduser().resolve() != base.path.resolve() and not _verify.changes(base, delta):
+            raise UserError(f"{place}: changes nothing of the base {base.path}, bit for bit. Is it the right folder?")
+
+
+def negated(base: Checkpoint, delta: Delta) -> Delta:
+    """What takes the change away again."""
+    if lacking := [n for n in delta if n not in base]:
+        raise UserError(f"unfold: '{lacking[0]}' is not in {base.path}. Was the change folded into it?")
+    return delta.map(
+        lambda _, entry: Seen(entry.shape, lambda: -entry.dense(), lambda start, stop, out: entry.part(start, stop, out).neg_())
+    )
+
+
+def plan(base: Checkpoint, places: Sequence[str], out: Path, *, bytes_out: int | None = None) -> dict[str, Any]:
+    """What a run would read, write and take, without doing it."""
+    read = base.bytes() + sum(size_of(Path(p).expanduser()) for p in places)
+    largest = max((base.shape(n).numel() * 4 for n in base), default=0)
+    size = base.bytes() if bytes_out is None else bytes_out
+    return {
+        "out": str(out), "bytes_read": read, "bytes_written": size, "peak_memory": ORDINARY + 3 * largest, "tensors": len(base),
+        "there": out.exists(), "shards": [s.path.name for s in base.shards],
+    }  # fmt: skip
+
+
+def function_of(method: Method) -> Callable[..., Merge]:
+    """The function that makes a `Merge` of hyperparameters."""
+    found: Callable[..., Merge] = getattr(importlib.import_module(method.module), method.function)
+    return found
+
+
+def size_of(place: Path) -> int:
+    """Bytes of a file, or of the files in a folder."""
+    return sum(f.stat().st_size for f in ([place] if place.is_file() else place.rglob("*")) if f.is_file())
+
+
+@contextlib.contextmanager
+def watching(out: Path, total: int, title: str) -> Iterator[None]:
+    """A progress bar fed by how much of the draft of `out` is on the disk; its lines begin after PATIENCE."""
+    ended, seen = threading.Event(), [0]
+
+    def look() -> None:
+        with progress.bar(title, total) as advance:
+            while not ended.wait(PATIENCE):
+                now = _on_disk(out)
+                if now > seen[0]:
+                    advance(now - seen[0], f"{now / 1e6:.0f} of {total / 1e6:.0f} MB")
+                    seen[0] = now
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _on_disk(out: Path) -> int:
+    drafts = [p for p in out.absolute().parent.glob(f".{out.name}*part") if p.is_dir()]
+    found = 0
+    for draft in drafts:
+        with contextlib.suppress(FileNotFoundError):
+            found += sum(f.stat().st_blocks * 512 for f in draft.iterdir() if f.is_file())
+    return found
+
+
+def _remembered(provenance: Any) -> str | None:
+    """The base's folder that a change's story names, the newest first."""
+    if isinstance(provenance, Mapping):
+        if isinstance(provenance.get("base"), str):
+            return str(provenance["base"])
+        provenance = list(provenance.values())
+    if isinstance(provenance, list | tuple):
+        return next((found for p in provenance if (found := _remembered(p))), None)
+    return None

@@ -1,0 +1,307 @@
+"""Job: a recipe's tensors, each traced to its models, merged by our merges, and written as one checkpoint."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from functools import cache, cached_property, partial
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from metier.delta import Between, Checkpoint, Delta, Dense, Entry, Lazy, Merge, Seen, identity, merged, run, transformed
+from metier.delta.checkpoint import EMBEDDINGS
+from metier.delta.parts import total
+from metier.delta.parts.scale import DEPTH, depth_of
+from metier.errors import KeyMismatch, ShapeMismatch, UserError
+from metier.merge import _verify, _work
+from metier.merge._experts import opened, weights_of
+from metier.merge.mergekit import recipe as recipes
+from metier.merge.mergekit.laid import Laid, beside, describe, laid_out, relayered
+from metier.merge.mergekit.recipe import Recipe, Slice
+from metier.merge.mergekit.tokens import Vocabulary, has_rows, resized, vocabulary
+from metier.merge.mergekit.ways import Way, way
+
+
+class Model(NamedTuple):
+    """A model named in a recipe: its files, and its weights by name (an adapter added to them)."""
+
+    files: Checkpoint
+    weights: Delta
+    stamps: list[Any]
+
+
+class Placed(NamedTuple):
+    """A tensor of the result: the slice it is in, where in that slice's layers, and the models' own names of it."""
+
+    part: Slice
+    t: float
+    names: Mapping[str, str]
+
+
+def prepare(place: Path) -> Job:
+    """The job of a recipe file: read, opened, and checked as far as it can be without reading weights."""
+    recipe = recipes.read(place)
+    models = {name: _opened(name) for name in recipe.models}
+    job = Job(place, recipe, models)
+    job.check()
+    return job
+
+
+class Job:
+    """A recipe and its models, opened."""
+
+    def __init__(self, place: Path, recipe: Recipe, models: Mapping[str, Model]) -> None:
+        self.place, self.recipe, self.models = place, recipe, models
+        self._merged: dict[Way, Delta] = {}
+
+    @cached_property
+    def reference(self) -> str:
+        """The model whose configuration and layout the result has: the base, or the first one."""
+        return self.recipe.base or self.recipe.slices[0].sources[0].model
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary | None:
+        """The result's vocabulary, where the recipe asks for one."""
+        source = self.recipe.tokenizer
+        places = {m: model.files.path for m, model in self.models.items()}
+        return vocabulary(source, self.recipe.models, places, self.reference, self.recipe.multiple) if source else None
+
+    @cached_property
+    def tensors(self) -> dict[str, Placed]:
+        """Every tensor of the result, in order."""
+        names = list(self.models[self.reference].files)
+        parts = self.recipe.slices
+        found: dict[str, Placed] = {}
+        for name in (n for n in names if depth_of(n) is None):
+            first = name.endswith((*EMBEDDINGS, "shared.weight")) or "embeddings." in name
+            part = parts[0] if first else parts[-1]
+            found[name] = Placed(part, 0.0 if first else 1.0, {s.model: name for s in part.sources} | {self.reference: name})
+        at = 0
+        for part in parts:
+            count = self._count(part)
+            for i in range(count):
+                found |= self._layer(names, part, at, i, count)
+                at += 1
+        return found
+
+    @cached_property
+    def ways(self) -> dict[str, Way]:
+        """How each tensor is merged."""
+        return {n: way(self.recipe, p.part, self._experts(p.part), n, p.t) for n, p in self.tensors.items() if self._floats(n)}
+
+    def check(self) -> None:
+        """Raises UserError, KeyMismatch or ShapeMismatch, naming tensor and file, where the models do not fit each other."""
+        for one in dict.fromkeys(self.ways.values()):
+            one.merges()
+        ours = self.models[self.reference].files
+        for model, opened_model in self.models.items():
+            files = opened_model.files
+            if ours.config.get("architectures") != files.config.get("architectures"):
+                raise KeyMismatch(
+                    f"{files.path}: is a {files.config.get('architectures')}, {ours.path} a {ours.config.get('architectures')}."
+                )
+            known = {_layerless(n) for n in ours}
+            if extra := [n for n in files if _layerless(n) not in known]:
+                raise KeyMismatch(f"{files.where[extra[0]].path}: has '{extra[0]}', which {ours.path} lacks.")
+            for name, placed in self.tensors.items():
+                if model in placed.names:
+                    self._check_tensor(name, model, placed.names[model])
+
+    def plan(self, out: Path) -> dict[str, Any]:
+        """What a run would read, write and take."""
+        places = [str(m.files.path) for n, m in self.models.items() if n != self.reference]
+        laid = self._laid(self.models[self.reference].files.path)
+        return _work.plan(self.models[self.reference].files, places, out, bytes_out=laid.bytes()) | {
+            "tensors": len(laid), "shards": [s.path.name for s in laid.shards], "method": self.recipe.method,
+        }  # fmt: skip
+
+    def run(self, out: Path, how: _work.How) -> _work.Done:
+        """Write the result, load it again, and compare it with the same merge in memory."""
+        files = self.models[self.reference].files
+        plain = _verify.checkable(files.path) if how.verify else None
+        weights = Delta(Lazy([n for n in self.tensors if self._floats(n)], self.weights), provenance={"mergekit": self.place.name})
+        self._must_change(weights)
+        recipe = {"mergekit": self.place.read_text(encoding="utf-8"), "method": self.recipe.method}
+        with tempfile.TemporaryDirectory() as staged:
+            laid = self._laid(Path(staged))
+            self._stage(Path(staged), laid)
+            whole = Merge(identity(), total, identity(), weights="full")
+            with _work.watching(out, laid.bytes(), f"writing {out.name}"):
+                run(whole, cast(Checkpoint, laid), [weights], out, workers=how.workers, recipe=recipe, force=how.force)
+        verdict = None
+        if plain is not None:
+            verdict = _verify.written(
+                plain, out, {n: weights[n].dense().to(laid.dtype(n)) if n in weights.entries else laid[n] for n in laid}
+            )
+        _verify.store(out, verdict)
+        return _work.Done(out, _work.size_of(out), verdict, {"tensors": len(laid), "method": self.recipe.method})
+
+    def weights(self, name: str) -> Entry:
+        """A tensor of the result, computed when it is read."""
+        one = self.ways[name]
+        if one not in self._merged:
+            self._merged[one] = self._group(one)
+        found = self._merged[one][name]
+        return found if _full(one) else _added(self._entry(self._base(), name), found)
+
+    def _group(self, one: Way) -> Delta:
+        """The merge of all tensors of one way."""
+        names = [n for n, w in self.ways.items() if w == one]
+        merges = one.merges()
+        experts = [Delta(Lazy(names, partial(self._expert, model, one)), key=str(i)) for i, model in enumerate(one.models)]
+        merge = merges[0]
+        if len(set(one.own)) > 1:
+            experts = [transformed(m.each, e) for m, e in zip(merges, experts, strict=True)]
+            merge = merge._replace(each=identity())
+        return merged(merge, experts, coefs=one.coefs)
+
+    def _expert(self, model: str, one: Way, name: str) -> Entry:
+        entry = self._entry(model, name)
+        return entry if _full(one) else _change(self._entry(self._base(), name), entry)
+
+    def _entry(self, model: str, name: str) -> Entry:
+        """A model's weights for a tensor of the result; embeddings with the result's rows."""
+        own = self._own_name(model, name)
+        words = self.vocabulary
+        if words is None or not has_rows(name):
+            return self.models[model].weights[own]
+        rows = {m: self.models[m].weights[self._own_name(m, name)].dense() for m in self.tensors[name].names}
+        return Dense(resized(name, model, self.reference, words, rows))
+
+    def _own_name(self, model: str, name: str) -> str:
+        """The model's name of a tensor; a base that is no source of the slice has the layers of the first source."""
+        placed = self.tensors[name]
+        return placed.names.get(model) or placed.names[placed.part.sources[0].model]
+
+    def _experts(self, part: Slice) -> list[str]:
+        """The models that are merged, in order; for slerp and arcee_fusion the base comes first."""
+        named, base, method = [s.model for s in part.sources], self.recipe.base, self.recipe.method
+        if base is None or method in ("linear", "karcher", "passthrough"):
+            return named
+        others = [m for m in named if m != base]
+        return [base, *others] if method in ("slerp", "arcee_fusion") else others
+
+    def _base(self) -> str:
+        return self.recipe.base or self.reference
+
+    def _floats(self, name: str) -> bool:
+        own = self._own_name(self.reference, name)
+        return self.models[self.reference].files.dtype(own).is_floating_point
+
+    def _count(self, part: Slice) -> int:
+        layers = part.sources[0].layers
+        depths = [d for n in self.models[self.reference].files if (d := depth_of(n)) is not None]
+        return layers[1] - layers[0] if layers else max(depths, default=-1) + 1
+
+    def _layer(self, names: list[str], part: Slice, at: int, i: int, count: int) -> dict[str, Placed]:
+        """The tensors of one layer of the result. at: its number there; i: its number in the slice."""
+        first = (part.sources[0].layers or (0, 0))[0] + i
+        own = {s.model: (s.layers or (0, 0))[0] + i for s in part.sources}
+        found = {}
+        for name in (n for n in names if depth_of(n) == _like(names, first)):
+            t = i / (count - 1) if count > 1 else 1.0
+            found[_moved(name, at)] = Placed(part, t, {m: _moved(name, layer) for m, layer in own.items()})
+        return found
+
+    def _check_tensor(self, name: str, model: str, own: str) -> None:
+        files = self.models[model].files
+        if own not in files:
+            raise KeyMismatch(f"{files.path}: has no '{own}', which the recipe takes for '{name}'.")
+        ours = self._own_name(self.reference, name)
+        shape, wanted = tuple(files.shape(own)), tuple(self.models[self.reference].files.shape(ours))
+        if self.vocabulary is not None and has_rows(name):
+            shape, wanted = shape[1:], wanted[1:]
+        if shape != wanted:
+            hint = " Say tokenizer_source: union (or base)." if has_rows(name) else ""
+            where = files.where[own].path if own in files.where else files.path
+            raise ShapeMismatch(
+                f"{where}: '{own}' has shape {list(shape)}, {list(wanted)} in {self.models[self.reference].files.path}.{hint}"
+            )
+
+    def _must_change(self, weights: Delta) -> None:
+        """Raises UserError where the result is the base bit for bit (a passthrough of the same layers may be)."""
+        files = self.models[self._base()].files
+        if self.recipe.method == "passthrough" or set(self.tensors) != set(files) or self.recipe.base is None:
+            return
+        change = weights.map(lambda name, entry: _change(self._entry(self._base(), name), entry))
+        old = {n: self._entry(self._base(), n).dense().to(files.dtype(n)) if has_rows(n) else files[n] for n in weights}
+        if not _verify.changes(old, change):
+            raise UserError(f"{self.place}: the result would be the base, bit for bit: no change reaches it.")
+
+    def _laid(self, folder: Path) -> Laid:
+        files, found = self.models[self.reference].files, []
+        for name in self.tensors:
+            own = self._own_name(self.reference, name)
+            dtype = getattr(torch, self.recipe.dtype) if self.recipe.dtype and self._floats(name) else files.dtype(own)
+            shape = tuple(files.shape(own))
+            if self.vocabulary is not None and has_rows(name):
+                shape = (self.vocabulary.rows, *shape[1:])
+            found.append((name, dtype, shape))
+        whole = {n: files[self._own_name(self.reference, n)] for n in self.tensors if not self._floats(n)}
+        return laid_out(folder, found, whole, [m.stamps for m in self.models.values()])
+
+    def _stage(self, folder: Path, laid: Laid) -> None:
+        """What lies beside the weights: configuration, index, tokenizer."""
+        files, words = self.models[self.reference].files, self.vocabulary
+        beside(files.path, folder, tokenizer=words is None)
+        config = dict(files.config)
+        if self.recipe.dtype:
+            config["dtype" if "dtype" in config else "torch_dtype"] = self.recipe.dtype
+        if any(s.layers for part in self.recipe.slices for s in part.sources):
+            taken = [i for part in self.recipe.slices for i in range(*(part.sources[0].layers or (0, self._count(part))))]
+            config |= relayered(config, taken)
+        if words is not None:
+            config["vocab_size"] = words.rows
+            words.tokenizer.save_pretrained(str(folder))
+        describe(folder, config, laid)
+
+
+def _opened(name: str) -> Model:
+    """A model, 'folder' or 'folder+adapter'."""
+    place, _, lora = name.partition("+") if not Path(name).expanduser().exists() else (name, "", "")
+    if not Path(place).expanduser().is_dir():
+        raise UserError(f"model {place}: no such folder. Download the model first, and write its folder in the recipe.")
+    files = Checkpoint(place)
+    change = opened(lora, files) if lora else Delta({})
+    return Model(files, weights_of(change, files), [files.stamp(), dict(change.provenance)])
+
+
+@cache
+def _full(one: Way) -> bool:
+    return one.merges()[0].weights == "full"
+
+
+def _change(base: Entry, weights: Entry) -> Entry:
+    if isinstance(base, Dense) and isinstance(weights, Dense):
+        return Between(base.value, weights.value)
+    return Seen(
+        weights.shape,
+        lambda: weights.dense() - base.dense(),
+        lambda start, stop, out: weights.part(start, stop, out).sub_(base.part(start, stop)),
+    )
+
+
+def _added(base: Entry, change: Entry) -> Entry:
+    def part(start: int, stop: int, out: Tensor | None) -> Tensor:
+        return change.part(start, stop, out).add_(base.part(start, stop))
+
+    sliced = not isinstance(change, Seen) or change.part_of is not None
+    return Seen(base.shape, lambda: change.dense() + base.dense(), part if sliced else None)
+
+
+def _like(names: list[str], layer: int) -> int:
+    """The layer of the reference whose names stand for a layer that only another model has: itself, or the last one there is."""
+    return min(layer, max((d for n in names if (d := depth_of(n)) is not None), default=layer))
+
+
+def _layerless(name: str) -> str:
+    return _moved(name, 0)
+
+
+def _moved(name: str, layer: int) -> str:
+    """The same tensor of another layer."""
+    found = DEPTH.search(name)
+    return name[: found.start(1)] + str(layer) + name[found.end(1) :] if found else name

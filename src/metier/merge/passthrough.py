@@ -1,0 +1,39 @@
+"""Passthrough: one expert as it is, its change times a scale.
+
+Paper:       none; mergekit's method of that name.
+Formula:     W = W0 + scale * c (W1 - W0).
+Shapes:      the expert's tensor S; result S.
+Units:       scale, a factor of the change; coef, another.
+Randomness:  none.
+Cost:        one read of base and expert, one write; a slice of each in memory.
+Deviations:  mergekit's scale is a factor of the weights themselves, not of the change.
+Errors:      UserError where scale is not a finite number, or there is not exactly one expert.
+
+    >>> from metier.merge.passthrough import passthrough
+    >>> passthrough(scale=0.5).elementwise
+    True
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from torch import Tensor
+
+from metier.delta.parts import scale as scaled
+from metier.delta.parts import total
+from metier.delta.transform import At, Merge, identity
+from metier.merge._needs import exactly
+from metier.method import About
+
+ABOUT = About(place="weights", experts=(1, 1))
+
+
+def passthrough(*, scale: Annotated[float, "Factor of the change."] = 1.0) -> Merge:
+    """The expert's change, times scale."""
+    return Merge(identity(), _combine, scaled(scale))
+
+
+def _combine(at: At, stack: Tensor, coefs: Sequence[float], plan: Any) -> Tensor:
+    return total(at, exactly("passthrough", stack, 1), coefs)

@@ -1,0 +1,211 @@
+"""`metier delta` as a person would type it: what is written, what is said of it, and how mistakes end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tests.cli.conftest import Run
+from tests.merge.models import adapter, checkpoint, noise
+from tests.tiny import tiny_causal, tiny_encoder, tiny_seq2seq
+
+from metier.delta import Checkpoint, load
+from metier.model import Base
+
+
+@pytest.fixture
+def base() -> Base:
+    return tiny_causal()
+
+
+def same(a: Path | str, b: Path | str) -> bool:
+    one, other = Checkpoint(a), Checkpoint(b)
+    return set(one) == set(other) and all(torch.equal(one[n], other[n]) for n in one)
+
+
+@pytest.mark.parametrize("make", [tiny_causal, tiny_encoder, tiny_seq2seq])
+@pytest.mark.parametrize(("dtype", "shards"), [(torch.float32, 1), (torch.bfloat16, 3)])
+def test_diff_fold_and_unfold(run: Run, make: type, dtype: torch.dtype, shards: int) -> None:
+    base = make()
+    start = checkpoint(base, Path("start"), dtype=dtype, shards=shards)
+    tuned = checkpoint(base, Path("tuned"), noise(1), dtype=dtype, shards=shards)
+    seen = run("delta", "diff", start, tuned, "-o", "d", "--json")
+    assert seen.code == 0, seen.err
+    facts = json.loads(seen.out)
+    assert facts["verified"]["gap"] == 0 and facts["verified"]["equal"]
+    assert {len(load("d")[n].shape) for n in load("d")} == {2}, "tensors that do not change are left out"
+    assert load("d").base == Checkpoint(start).fingerprint()
+    seen = run("delta", "fold", start, "d", "-o", "again")
+    assert seen.code == 0, seen.err
+    assert "outputs differ by at most 0" in seen.out and same("again", tuned)
+    assert sorted(p.name for p in Path("again").iterdir()) == sorted([p.name for p in Path(start).iterdir()] + ["metier.json"])
+    assert json.loads(Path("again/metier.json").read_text())["verified"]["gap"] == 0
+    back = json.loads(run("delta", "unfold", "again", "d", "-o", "back", "--json").out)
+    assert back["is_the_base"] is same("back", start)
+    assert dtype != torch.bfloat16 or back["is_the_base"]
+
+
+def test_apply_and_to_hf_are_fold(run: Run, base: Base) -> None:
+    tuned = checkpoint(base, Path("tuned"), noise(1))
+    assert run("delta", "diff", base.path, tuned, "-o", "d", "--no-verify").code == 0
+    for verb in ("apply", "to-hf"):
+        seen = run("delta", verb, base.path, "d", "-o", verb, "--no-verify")
+        assert seen.code == 0 and "verified   no" in seen.out and same(verb, tuned), seen.err
+
+
+def test_dry_run_writes_nothing(run: Run, base: Base) -> None:
+    adapter(base, Path("a"))
+    plan = json.loads(run("delta", "fold", base.path, "a", "-o", "out", "--dry-run", "--json").out)
+    assert plan["bytes_written"] == Checkpoint(base.path).bytes() and not Path("out").exists()
+    assert "memory" in run("delta", "fold", base.path, "a", "-o", "out", "--dry-run").out
+
+
+def test_show(run: Run, base: Base) -> None:
+    adapter(base, Path("a"), save=("norm",))
+    assert run("delta", "diff", base.path, "a", "-o", "d").code == 0
+    facts = json.loads(run("delta", "show", "d", "--figure", "f.html", "--json").out)
+    kinds = {r["name"].split(".")[-2]: (r["kind"], r["rank_of_energy"]) for r in facts["tensors"]}
+    assert kinds["q_proj"][0] == "lowrank" and 1 <= kinds["q_proj"][1] <= 4 and kinds["norm"][0] == "dense"
+    whole = {n: load("d")[n].dense() for n in load("d")}
+    for row in facts["tensors"]:
+        assert row["norm"] == pytest.approx(float(whole[row["name"]].norm()), rel=1e-5)
+        if row["spectrum"]:
+            assert row["spectrum"][:4] == pytest.approx(torch.linalg.svdvals(whole[row["name"]])[:4].tolist(), rel=1e-4)
+    assert "plotly" in Path("f.html").read_text() and facts["provenance"]["base"] == str(Path(base.path).resolve())
+    seen = run("delta", "show", "a", "--base", base.path)
+    assert seen.code == 0 and "q_proj" in seen.out and "lowrank" in seen.out
+    assert "which base does it change? Say --base" in run("delta", "show", "a").err
+
+
+def test_to_lora_and_to_peft(run: Run, base: Base) -> None:
+    from peft import PeftModel
+
+    from metier.model import load_base
+
+    inside = noise(1)
+    checkpoint(base, Path("tuned"), lambda n, t: inside(n, t) if "layers" in n else t)
+    assert run("delta", "diff", base.path, "tuned", "-o", "d").code == 0
+    refused = run("delta", "to-peft", "d", "-o", "early")
+    assert refused.code == 2 and "run metier delta to-lora first" in refused.err and not Path("early").exists()
+    seen = run("delta", "to-lora", "d", "--energy", 0.9, "-o", "low", "--json")
+    assert seen.code == 0 and json.loads(seen.out)["kept"] >= 0.9, seen.err
+    seen = run("delta", "to-peft", "low", "-o", "adapter", "--json")
+    assert seen.code == 0 and json.loads(seen.out)["verified"]["equal"], seen.err
+    model = PeftModel.from_pretrained(load_base(base.path, device="cpu").model, "adapter").merge_and_unload()
+    low = load("low").apply(Checkpoint(base.path))
+    name = "model.layers.1.mlp.up_proj.weight"
+    assert torch.allclose(model.state_dict()[name], low[name], atol=1e-6)
+    assert run("delta", "to-lora", "d", "-o", "x").err.startswith("error: to-lora: give either")
+
+
+def test_tied_embeddings_in_an_adapter(run: Run, base: Base) -> None:
+    checkpoint(base, Path("tuned"), noise(1))
+    assert run("delta", "diff", base.path, "tuned", "-o", "d").code == 0
+    assert run("delta", "to-lora", "d", "--rank", 3, "-o", "low", "--no-verify").code == 0
+    seen = run("delta", "to-peft", "low", "-o", "adapter", "--json")
+    assert seen.code == 0 and json.loads(seen.out)["verified"]["equal"], seen.err
+
+
+def test_an_adapter_goes_through_and_back(run: Run, base: Base) -> None:
+    adapter(base, Path("a"), save=("norm",), rank=3)
+    assert run("delta", "diff", base.path, "a", "-o", "d").code == 0
+    seen = run("delta", "to-peft", "d", "-o", "b")
+    assert seen.code == 0, seen.err
+    assert json.loads(Path("b/adapter_config.json").read_text())["target_modules"] == ["q_proj", "v_proj"]
+    for place in ("a", "b"):
+        assert run("delta", "fold", base.path, place, "-o", f"{place}-whole").code == 0
+    one, other = Checkpoint("a-whole"), Checkpoint("b-whole")
+    assert all(torch.allclose(one[n], other[n], atol=1e-6) for n in one)
+
+
+@pytest.mark.parametrize("make", [tiny_encoder, tiny_seq2seq])
+def test_adapters_of_other_families(run: Run, make: type) -> None:
+    base = make()
+    targets = ("query", "value") if base.family == "encoder" else ("q", "v")
+    adapter(base, Path("a"), targets=targets)
+    assert run("delta", "diff", base.path, "a", "-o", "d").code == 0
+    seen = run("delta", "to-peft", "d", "-o", "b")
+    assert seen.code == 0, seen.err
+
+
+@pytest.mark.parametrize("method", ["compeft", "bitdelta", "svd"])
+def test_compress(run: Run, base: Base, method: str) -> None:
+    checkpoint(base, Path("tuned"), noise(1))
+    assert run("delta", "diff", base.path, "tuned", "-o", "d").code == 0
+    more = ("--rank", 4) if method == "svd" else ()
+    seen = run("delta", "compress", "d", "--method", method, *more, "-o", "small", "--json")
+    assert seen.code == 0, seen.err
+    facts = json.loads(seen.out)
+    assert facts["verified"]["equal"] and 0 < facts["kept"] < 1 and facts["bytes"] < facts["bytes_before"]
+    assert json.loads(Path("small/metier.json").read_text())["kept"] == facts["kept"]
+    seen = run("delta", "fold", base.path, "small", "-o", "whole")
+    assert seen.code == 0, seen.err
+    assert "times smaller" in run("delta", "compress", "d", "-m", method, "-o", "small", "--force").out
+
+
+def test_sum_scale_and_overlap(run: Run, base: Base) -> None:
+    for name, seed in (("a", 1), ("b", 2)):
+        checkpoint(base, Path(f"t{name}"), noise(seed))
+        assert run("delta", "diff", base.path, f"t{name}", "-o", name).code == 0
+    assert run("delta", "sum", "a", "b", "--coef", "0.5,-1", "-o", "s").code == 0
+    name = "model.layers.0.mlp.up_proj.weight"
+    assert torch.allclose(load("s")[name].dense(), 0.5 * load("a")[name].dense() - load("b")[name].dense(), atol=1e-6)
+    assert run("delta", "scale", "a", "-1", "-o", "n").code == 0
+    assert torch.equal(load("n")[name].dense(), -load("a")[name].dense())
+    found = json.loads(run("delta", "overlap", "a", "b", "n", "--json").out)
+    flat = {k: torch.cat([load(k)[n].dense().reshape(-1) for n in sorted(load("a"))]) for k in ("a", "b")}
+    assert found["cosine"][0][1] == pytest.approx(float(torch.cosine_similarity(flat["a"], flat["b"], 0)), abs=1e-4)
+    assert found["cosine"][0][2] == pytest.approx(-1) and found["same_sign"][0][2] == 0
+    share = float((flat["a"].sign() == flat["b"].sign()).float().mean())
+    assert found["same_sign"][0][1] == pytest.approx(share, abs=1e-6)
+    assert "cosine" in run("delta", "overlap", "a", "b").out
+
+
+def test_what_changes_nothing_is_an_error(run: Run, base: Base) -> None:
+    equal = checkpoint(base, Path("equal"))
+    seen = run("delta", "diff", base.path, equal, "-o", "d")
+    assert seen.code == 2 and "zero everywhere" in seen.err and not Path("d").exists()
+    checkpoint(base, Path("tuned"), lambda n, t: t + 0.1 if n.endswith("norm.weight") else t)
+    assert run("delta", "diff", base.path, "tuned", "-o", "d").code == 0
+    seen = run("delta", "scale", "d", "1e-12", "-o", "tiny", "--no-verify")
+    assert seen.code == 0
+    seen = run("delta", "fold", base.path, "tiny", "-o", "out")
+    assert seen.code == 2 and "no change reaches it" in seen.err and not Path("out").exists()
+    assert "zero everywhere" in run("delta", "scale", "d", "0", "-o", "none").err
+
+
+def test_mismatches_are_told_before_anything_is_written(run: Run, base: Base) -> None:
+    wide = tiny_causal(hidden=48)
+    seen = run("delta", "diff", base.path, wide.path, "-o", "d")
+    assert seen.code == 2 and "embed_tokens.weight" in seen.err and not Path("d").exists()
+    other = tiny_causal(seed=1)
+    checkpoint(base, Path("tuned"), noise(1))
+    assert run("delta", "diff", base.path, "tuned", "-o", "d").code == 0
+    seen = run("delta", "fold", other.path, "d", "-o", "out")
+    assert seen.code == 2 and "made from base" in seen.err and not Path("out").exists()
+    assert "is there already" in run("delta", "fold", base.path, "d", "-o", "tuned").err
+    assert "no such folder" in run("delta", "fold", base.path, "nowhere", "-o", "out").err
+
+
+def test_an_output_layer_that_is_no_longer_tied_is_not_lost(run: Run, base: Base) -> None:
+    from safetensors.torch import load_file, save_file
+
+    place = checkpoint(base, Path("tuned"), noise(1)) / "model.safetensors"
+    tensors = load_file(place)
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    save_file(tensors, place)
+    assert run("delta", "diff", base.path, "tuned", "-o", "d").code == 0, "the same once more is no change"
+    save_file(tensors | {"lm_head.weight": 2 * tensors["lm_head.weight"]}, place)
+    seen = run("delta", "diff", base.path, "tuned", "-o", "lost")
+    assert seen.code == 2 and "'lm_head.weight' is a tensor of its own" in seen.err and not Path("lost").exists()
+
+
+def test_gibberish_is_warned_of(run: Run) -> None:
+    from metier.model import load_base
+
+    base = load_base("metier-nano", device="cpu")
+    checkpoint(base, Path("tuned"), noise(1, 0.5))
+    seen = run("delta", "diff", "metier-nano", "tuned", "-o", "d")
+    assert seen.code == 0 and "may write gibberish" in seen.err, seen.err

@@ -1,0 +1,152 @@
+"""ComPEFT, BitDelta and products of packed changes against naive code from their equations."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from metier.delta import Delta, Dense, New, Packed, merged
+from metier.errors import ShapeMismatch, UserError
+from metier.merge import _ternary
+from metier.merge.bitdelta import compressed as bitdelta
+from metier.merge.compeft import compressed as compeft
+from metier.merge.compeft import tuned
+from metier.merge.task_arithmetic import task_arithmetic
+from metier.merge.ties import ties
+
+COARSE = st.integers(-3, 3).map(float)  # many ties and zeros
+
+
+def delta_of(*rows: list[float]) -> Delta:
+    return Delta({f"layers.{i}.w.weight": Dense(torch.tensor([row])) for i, row in enumerate(rows)}, "base", {"from": "here"})
+
+
+def flat(delta: Delta) -> Tensor:
+    return torch.cat([delta[n].dense().reshape(-1) for n in sorted(delta)])
+
+
+def naive_compeft(values: Tensor, density: float, alpha: float | None) -> Tensor:
+    """Algorithm 1 on one flat vector."""
+    order = values.abs().argsort(descending=True, stable=True)[: round(density * len(values))]
+    sign = torch.zeros_like(values)
+    sign[order] = values[order].sign()
+    kept = values[sign != 0].abs()
+    return sign * (kept.mean() if alpha is None else alpha * values.std(correction=0))
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(st.lists(COARSE, min_size=4, max_size=4), min_size=1, max_size=3),
+    st.sampled_from([0.25, 0.5, 1.0]),
+    st.sampled_from([None, 1.0, 3.0]),
+)
+def test_compeft_is_its_algorithm(rows: list[list[float]], density: float, alpha: float | None) -> None:
+    delta = delta_of(*rows)
+    values = flat(delta)
+    if not naive_compeft(values, density, alpha).nan_to_num().any():
+        with pytest.raises(UserError, match="changes nothing|standard deviation is 0"):
+            compeft(delta, density=density, alpha=alpha)
+        return
+    found = compeft(delta, density=density, alpha=alpha)
+    dense = torch.cat([found[n].dense().reshape(-1) if n in found.entries else torch.zeros(4) for n in sorted(delta)])
+    assert torch.allclose(dense, naive_compeft(values, density, alpha), atol=1e-6)
+    assert found.base == "base" and found.provenance["compressed"] == "compeft"
+
+
+def test_the_nearest_scale_is_nearest() -> None:
+    values = torch.randn(400)
+    delta = Delta({"w": Dense(values)})
+
+    def miss(found: Delta) -> float:
+        kept = found["w"].dense() != 0
+        return float((values[kept] - found["w"].dense()[kept]).square().sum())
+
+    best = compeft(delta, density=0.3)
+    assert all(miss(best) <= miss(0.01 * c * best) for c in (90, 99, 101, 110))
+
+
+def test_compeft_by_tensor_and_new_tensors() -> None:
+    delta = Delta({"a": Dense(torch.tensor([5.0, 1.0])), "b": Dense(torch.tensor([0.2, 0.1])), "head": New(torch.ones(3))})
+    found = compeft(delta, density=0.5, scope="tensor")
+    assert found["a"].dense().tolist() == [5.0, 0.0] and found["b"].dense().tolist() == pytest.approx([0.2, 0.0])
+    assert set(compeft(delta, density=0.5).entries) == {"a", "head"}
+    assert compeft(-delta, density=0.5, scope="tensor")["b"].dense().tolist() == pytest.approx([-0.2, 0.0])
+
+
+def test_alpha_is_tuned_by_a_score() -> None:
+    delta = Delta({"w": Dense(torch.randn(200))})
+    std = float(delta["w"].dense().std(correction=0))
+    found, alpha = tuned(delta, lambda d: -abs(d["w"].scale - 2 * std), density=0.2, alphas=(0.5, 1.0, 2.0, 4.0))  # type: ignore[union-attr]
+    assert alpha == 2.0 and found.provenance["alpha"] == 2.0
+    assert torch.allclose(found["w"].dense(), compeft(delta, density=0.2, alpha=2.0)["w"].dense())
+
+
+def test_compeft_takes_few_bytes() -> None:
+    delta = Delta({"w": Dense(torch.randn(200, 500))})
+    bits = 8 * compeft(delta, density=0.05).stored_bytes() / 100_000
+    entropy = -(0.05 * math.log2(0.05) + 0.95 * math.log2(0.95)) + 0.05
+    assert entropy < bits < 1.1 * entropy, "Golomb-Rice codes come within a tenth of what is possible"
+
+
+@pytest.mark.parametrize("wrong", [{"density": 0.0}, {"density": 5}, {"alpha": 0.0}, {"scope": "layer"}])
+def test_wrong_settings(wrong: dict[str, float]) -> None:
+    with pytest.raises(UserError, match=next(iter(wrong))):
+        compeft(delta_of([1.0, 2.0]), **wrong)  # type: ignore[arg-type]
+
+
+def test_bitdelta() -> None:
+    matrix, bias, embedding = torch.randn(6, 9), torch.randn(9), torch.randn(4, 3)
+    delta = Delta({"layers.0.w.weight": Dense(matrix), "layers.0.w.bias": Dense(bias), "embed.weight": Dense(embedding)})
+    found = bitdelta(delta)
+    exact = torch.where(matrix > 0, 1.0, -1.0) * matrix.abs().mean()
+    assert torch.allclose(found["layers.0.w.weight"].dense(), exact)
+    assert found.only(["layers.0.w.weight"]).stored_bytes() <= 2 * (54 // 8 + 1)
+    assert isinstance(found["layers.0.w.bias"], Dense) and isinstance(found["embed.weight"], Dense)
+    assert isinstance(bitdelta(delta, everything=True)["embed.weight"], Packed)
+    with pytest.raises(UserError, match="no matrix"):
+        bitdelta(delta.only(["layers.0.w.bias"]).read())
+
+
+@st.composite
+def packs(draw: st.DrawFn, count: int = 3, n: int = 20) -> list[Packed]:
+    found = []
+    for _ in range(count):
+        signs = torch.tensor(draw(st.lists(st.sampled_from([-1, 0, 1]), min_size=n, max_size=n)))
+        at = signs.nonzero().squeeze(1)
+        found.append(Packed.of(at, signs[at] > 0, draw(st.sampled_from([0.5, 1.0, 2.0])), torch.Size((4, n // 4))))
+    return found
+
+
+COEFS = st.lists(st.sampled_from([-1.0, 0.5, 1.0, 2.0]), min_size=3, max_size=3)
+
+
+@given(packs())
+def test_products_by_counting_bits(found: list[Packed]) -> None:
+    a, b = found[0], found[1]
+    dense = [p.dense().double().reshape(-1) for p in (a, b)]
+    assert _ternary.dot(a, b) == float(dense[0] @ dense[1])
+    assert _ternary.dot(a, a) == float(dense[0] @ dense[0])
+    same, opposite = _ternary.agreement(_ternary.planes(a), _ternary.planes(b))
+    assert (same, opposite) == (int((dense[0] * dense[1] > 0).sum()), int((dense[0] * dense[1] < 0).sum()))
+    assert _ternary.cosine(a, b) == pytest.approx(float(torch.cosine_similarity(*dense, 0)), abs=1e-9)
+    assert _ternary.dot(a.scaled(-2.0), b) == -2 * _ternary.dot(a, b)
+
+
+@given(packs(), COEFS)
+def test_merges_of_packed_changes_equal_the_dense_ones(found: list[Packed], coefs: list[float]) -> None:
+    deltas = [Delta({"w": p}) for p in found]
+    for way, merge in ((_ternary.total, task_arithmetic()), (_ternary.elect_sign_mean, ties(density=1.0))):
+        dense = merged(merge, deltas, coefs=coefs)["w"].dense()
+        assert torch.allclose(way(found, coefs).dense(), dense, atol=1e-5)
+
+
+def test_packed_changes_of_one_shape() -> None:
+    one = Packed.of(torch.tensor([0]), torch.tensor([True]), 1.0, torch.Size((2, 2)))
+    other = Packed.of(torch.tensor([0]), torch.tensor([True]), 1.0, torch.Size((4,)))
+    with pytest.raises(ShapeMismatch, match=r"\(2, 2\), \(4,\)"):
+        _ternary.dot(one, other)
