@@ -43,7 +43,12 @@ ROOMS = {
     "cli": "one file per verb",
 }
 CLAIM_ROWS = {"reported": "reported", "experiment": "run here", "rule": "rule", "limits": "limits", "verdict": "verdict"}
-WORLDS_HERE = "<!-- the worlds -->"
+HERE = {
+    "<!-- the worlds -->": ("world_pages", "table"),
+    "<!-- the bases -->": ("base_pages", "table"),
+    "<!-- the curves -->": ("base_pages", "curves"),
+    "<!-- the measurements -->": ("base_pages", "measurements"),
+}
 PLACES = {"in": "what the model reads", "activations": "what it computes", "weights": "what it computes with", "out": "what it says"}
 
 
@@ -72,8 +77,11 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Put the table of worlds where a page asks for it."""
-    return markdown.replace(WORLDS_HERE, _beside("world_pages").table()) if WORLDS_HERE in markdown else markdown
+    """Put the tables of worlds and bases where a page asks for them."""
+    for mark, (module, make) in HERE.items():
+        if mark in markdown:
+            markdown = markdown.replace(mark, getattr(_beside(module), make)())
+    return markdown
 
 
 # --- methods ---------------------------------------------------------------------------------------------------------
