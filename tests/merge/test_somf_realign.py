@@ -100,7 +100,7 @@ def test_the_direction_is_the_mean_last_state(tmp_path: Path) -> None:
 
 def test_a_step_restores_the_steepest_entries_that_help(tmp_path: Path) -> None:
     """Against autograd on the weights themselves."""
-    made, base = repair(tmp_path), tiny_causal()
+    made, base = repair(tmp_path, depth=0.5), tiny_causal()
     nothing = {n: torch.zeros_like(made.change[n], dtype=torch.bool) for n in made.considered}
     restored = made._step(nothing, rollback=False)
     weights = {n: (base.model.get_parameter(n).detach() + d).requires_grad_() for n, d in made.change.items()}

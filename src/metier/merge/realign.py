@@ -32,6 +32,7 @@ from metier import check
 from metier.delta import Delta, Dense
 from metier.delta.entry import Entry
 from metier.delta.parts.scale import depth_of
+from metier.delta.parts.trim import LAYER
 from metier.errors import UserError
 from metier.evaluate.measuring import measure
 from metier.merge._largest import largest
@@ -123,6 +124,7 @@ class _Repair:
             raise UserError(f"realign: the expert changes nothing in the first {self.upto} layers. Use a larger depth.")
         self.change = {n: s[0] for n, s in stacks([expert], start.base.device).items()}
         self.considered = considered
+        self.last = f"{LAYER.match(considered[0])[0].rpartition('.')[0]}.{self.upto - 1}"  # type: ignore[index]
         self.count = math.ceil(settings.rate * sum(self.change[n].numel() for n in considered))
         self.harmful, self.benign = self._prompts(safety), self._prompts(task)
 
@@ -187,10 +189,15 @@ class _Repair:
 
     def _hidden(self, prompts: Sequence[list[int]]) -> Tensor:
         """Hidden states of the prompts' last tokens after the considered layers: (prompts, hidden)."""
-        base = self.start.base
+        base, states = self.start.base, []
         ids, mask = pad_right(prompts, base.tokenizer.pad_token_id or 0, base.device)
-        states = base.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False, output_hidden_states=True).hidden_states
-        return states[self.upto][torch.arange(len(ids)), mask.sum(1) - 1].float()
+        hook = base.model.get_submodule(self.last).register_forward_hook(lambda _, given, out: states.append(out))
+        try:
+            base.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
+        finally:
+            hook.remove()
+        state = states[0][0] if isinstance(states[0], tuple) else states[0]
+        return state[torch.arange(len(ids)), mask.sum(1) - 1].float()
 
     def _now(self, name: str, restored: Masks) -> Tensor:
         change = self.change[name].clone()

@@ -39,7 +39,7 @@ class Contrast:
     """AdamW on InfoNCE, with warm-up and linear decay; ends at `steps` or after `minutes`, whichever comes first."""
 
     steps: int
-    minutes: float = 60.0
+    minutes: float = 60.0  # of processor time, so that a busy machine does not shorten the run
     batch: int = 64  # pairs; each query is told from all texts of the batch, near misses included
     temperature: float = 0.05
     precision: str = "float32"  # or 'bf16' (autocast)

@@ -100,11 +100,11 @@ class Run:
     def go(self, minutes: float, report: Report) -> None:
         """Train to the end, from the last checkpoint if there is one."""
         self._restore()
-        training, clock, losses = self.plan.training, time.monotonic(), list[float]()
+        training, clock, losses = self.plan.training, time.process_time(), list[float]()
         saved = evaluated = self.seconds
         while (progress := self.progress(minutes)) < 1:
             losses.append(self._one_step(rate(training, progress)))
-            now = time.monotonic()
+            now = time.process_time()
             self.seconds, clock = self.seconds + now - clock, now
             done = self.progress(minutes)
             if done >= 1 or self.seconds - evaluated >= 60 * training.eval_minutes:
