@@ -10,8 +10,7 @@ from tests.merge.learning import colours
 from tests.tiny import tiny_encoder
 
 from metier.delta import New, Sparse
-from metier.merge._experts import opened_expert
-from metier.merge._live import made_of
+from metier.merge._experts import made_of, opened_expert
 from metier.model import Specialist
 from metier.task import Task
 from metier.train import Budget, Run

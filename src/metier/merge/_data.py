@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from metier.errors import UserError
-from metier.merge._experts import Expert
-from metier.merge._live import body, head_of
+from metier.merge._experts import Expert, body
+from metier.merge._live import head_of
 from metier.model import Specialist, WeightChange
 from metier.task import Task
 from metier.task.load import load_task

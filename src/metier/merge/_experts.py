@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -16,9 +16,10 @@ from metier.delta.entry import Entry
 from metier.errors import BaseMismatch, KeyMismatch, ShapeMismatch, UserError
 from metier.merge._adapter import CONFIG as ADAPTER
 from metier.merge._adapter import adapter
-from metier.model import Base, WeightChange, load_base
+from metier.model import Base, Specialist, WeightChange, load_base
 from metier.model import change as changes_on_disk
 from metier.model.base import DTYPES
+from metier.task import Task
 
 Missing = Literal["error", "skip"]
 
@@ -53,6 +54,30 @@ def opened_expert(place: str | Path, base: Checkpoint | Base, *, missing: Missin
         raise UserError(f"expert {place}: no such folder. Give the folder of a delta, a specialist, a PEFT adapter or a full checkpoint.")
     expert = known[kind]() if kind else Expert(_tuned(place, base, missing))
     return expert._replace(delta=_named(expert.delta, weights_of_base(base), place))
+
+
+def open_experts(places: Sequence[str], start: Specialist) -> tuple[list[Delta], list[Expert]]:
+    """(bodies, experts): the experts, and their changes of what the base has."""
+    experts = [opened_expert(place, start.base) for place in places]
+    return [body(e.delta) for e in experts], experts
+
+
+def body(delta: Delta) -> Delta:
+    """The change without tensors that the base does not have: a head belongs to one expert's task."""
+    return delta.only([n for n, e in delta.entries.items() if not isinstance(e, New)])
+
+
+def with_head(experts: Sequence[Expert], task: Task) -> Expert | None:
+    """The first expert whose head names the task's own choices."""
+    return next((e for e in experts if e.labels and e.labels == tuple(task.choices or ())), None)
+
+
+def made_of(delta: Delta, start: Specialist, task: Task, experts: Sequence[Expert]) -> WeightChange:
+    """A merged delta as a change of the base, with the head of the expert that has the task's choices."""
+    head = with_head(experts, task)
+    new = {n: e for n, e in head.delta.entries.items() if isinstance(e, New)} if head else {}
+    made = replace(delta.read(), base=start.base.fingerprint)
+    return WeightChange(replace(made, entries={**made.entries, **new}), head.labels if head else ())
 
 
 def weights_of(delta: Delta, base: Mapping[str, Tensor], names: Iterable[str] | None = None) -> Delta:

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metier.delta import Delta, New
+from metier.delta import Delta
 from metier.delta.entry import Entry
 from metier.errors import KeyMismatch, UserError
-from metier.merge._experts import Expert, opened_expert
+from metier.merge._experts import Expert, with_head
 from metier.model import Specialist, WeightChange
 from metier.model.encoder import HEAD
 from metier.task import Task
@@ -63,17 +63,6 @@ def _slots(model: nn.Module) -> dict[str, list[tuple[dict[str, Any], str]]]:
     return found
 
 
-def open_experts(places: Sequence[str], start: Specialist) -> tuple[list[Delta], list[Expert]]:
-    """(bodies, experts): the experts, and their changes of what the base has."""
-    experts = [opened_expert(place, start.base) for place in places]
-    return [body(e.delta) for e in experts], experts
-
-
-def body(delta: Delta) -> Delta:
-    """The change without tensors that the base does not have: a head belongs to one expert's task."""
-    return delta.only([n for n, e in delta.entries.items() if not isinstance(e, New)])
-
-
 def stacks(deltas: Sequence[Delta], device: torch.device) -> dict[str, Tensor]:
     """name -> (k, *S): every expert's change of a tensor, float32; zero where an expert has none."""
     shapes = {n: d[n].shape for d in deltas for n in d}
@@ -89,7 +78,7 @@ def head_of(start: Specialist, task: Task, experts: Sequence[Expert]) -> Head | 
     """
     if start.base.family != "encoder":
         return None
-    expert = next((e for e in experts if e.labels and e.labels == tuple(task.choices)), None)
+    expert = with_head(experts, task)
     if expert is None:
         head = new_head(start, task)
     else:
@@ -118,13 +107,6 @@ def learner(
         return WeightChange(delta, task.choices if head else ())
 
     return Trainable(start, task, parameters, kept, head=head, inside=lambda: computed(start.base.model, names, change))
-
-
-def made_of(delta: Delta, start: Specialist, task: Task, experts: Sequence[Expert]) -> WeightChange:
-    """A merged delta as a change of the base, with the head of the expert that has the task's choices."""
-    head = next((e for e in experts if e.labels and e.labels == tuple(task.choices)), None)
-    new = {n: e for n, e in head.delta.entries.items() if isinstance(e, New)} if head else {}
-    return WeightChange(Delta({**delta.read().entries, **new}, start.base.fingerprint), head.labels if head else ())
 
 
 def without_dev(task: Task) -> Task:

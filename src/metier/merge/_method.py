@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
-from metier.delta import Delta, Merge, New, Seen, merged, transformed
+from metier.delta import Delta, Merge, Seen, merged, transformed
 from metier.delta.entry import Entry
 from metier.delta.parts import by_depth
 from metier.errors import UserError
-from metier.merge._experts import Expert, opened_expert, weights_of, weights_of_model
+from metier.merge._experts import made_of, open_experts, weights_of, weights_of_model
 from metier.merge._needs import unweighted
 from metier.model import Specialist, WeightChange
 from metier.task import Task
@@ -55,13 +55,9 @@ def as_method(
 
     def method(start: Specialist, task: Task, settings: Settings, run: Run) -> WeightChange:
         """The merged experts as a change of the base."""
-        experts = [opened_expert(place, start.base) for place in settings.experts]
-        bodies, base = [_body(e.delta) for e in experts], weights_of_model(start.base)
-        delta = change_of(merge_of(settings), bodies, base, coefs=settings.coef, lines=settings.lines).read()
-        head = _head(experts, task)
-        labels = head.labels if head else ()
-        new = {n: e for n, e in head.delta.entries.items() if isinstance(e, New)} if head else {}
-        return WeightChange(dataclasses.replace(delta, entries={**delta.entries, **new}, base=start.base.fingerprint), labels)
+        bodies, experts = open_experts(settings.experts, start)
+        delta = change_of(merge_of(settings), bodies, weights_of_model(start.base), coefs=settings.coef, lines=settings.lines)
+        return made_of(delta, start, task, experts)
 
     kinds, arguments = typing.get_type_hints(function), inspect.signature(function).parameters
     fields = [(n, kinds[n], dataclasses.field(default=arguments[n].default)) for n in names]
@@ -97,13 +93,3 @@ def enough(name: str, given: int, count: tuple[int, int | None]) -> None:
 
 def _from(base: Tensor, weights: Entry) -> Entry:
     return Seen(weights.shape, lambda: weights.dense() - base.float())
-
-
-def _body(delta: Delta) -> Delta:
-    """The change without tensors that the base does not have: a head belongs to one expert's task."""
-    return delta.only([n for n, e in delta.entries.items() if not isinstance(e, New)])
-
-
-def _head(experts: Sequence[Expert], task: Task) -> Expert | None:
-    """The first expert whose head names the task's own choices."""
-    return next((e for e in experts if e.labels and e.labels == tuple(task.choices or ())), None)

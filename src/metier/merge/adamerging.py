@@ -23,8 +23,9 @@ from typing import Literal
 from metier import check
 from metier.errors import UserError
 from metier.merge._coefs import Coefs
+from metier.merge._experts import open_experts
 from metier.merge._guesses import blind, entropy, unlabelled
-from metier.merge._live import head_of, learner, open_experts, stacks
+from metier.merge._live import head_of, learner, stacks
 from metier.method import About
 from metier.model import Specialist, WeightChange
 from metier.task import Task

@@ -31,8 +31,9 @@ from torch import Tensor
 from metier import check
 from metier.errors import UserError
 from metier.merge._coefs import Coefs
+from metier.merge._experts import open_experts
 from metier.merge._guesses import Guesses, blind, entropy, pseudo_label, unlabelled
-from metier.merge._live import head_of, learner, open_experts, stacks, without_dev
+from metier.merge._live import head_of, learner, stacks, without_dev
 from metier.method import About
 from metier.model import Specialist, WeightChange
 from metier.task import Task

@@ -28,8 +28,8 @@ from metier.delta import At, Entry, Merge, identity, merged
 from metier.delta.parts import mean
 from metier.errors import UserError
 from metier.merge._data import at_work, tasks_of
+from metier.merge._experts import made_of, open_experts
 from metier.merge._guesses import Guesses
-from metier.merge._live import made_of, open_experts
 from metier.method import About
 from metier.model import Specialist, WeightChange
 from metier.task import Task

@@ -27,8 +27,9 @@ from metier import check
 from metier.delta import Delta, New, Sparse
 from metier.delta.entry import Entry
 from metier.errors import UserError
+from metier.merge._experts import open_experts
 from metier.merge._largest import counted, largest
-from metier.merge._live import head_of, learner, open_experts, stacks
+from metier.merge._live import head_of, learner, stacks
 from metier.method import About
 from metier.model import Specialist, WeightChange
 from metier.task import Task

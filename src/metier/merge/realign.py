@@ -35,8 +35,9 @@ from metier.delta.parts.scale import depth_of
 from metier.delta.parts.trim import LAYER
 from metier.errors import UserError
 from metier.evaluate.measuring import measure
+from metier.merge._experts import open_experts
 from metier.merge._largest import largest
-from metier.merge._live import computed, open_experts, stacks
+from metier.merge._live import computed, stacks
 from metier.method import About
 from metier.model import Specialist, WeightChange
 from metier.model.padding import pad_right

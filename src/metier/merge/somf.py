@@ -24,7 +24,8 @@ from metier import check
 from metier.delta import Dense
 from metier.delta.entry import Entry
 from metier.errors import UserError
-from metier.merge._live import learner, open_experts, stacks
+from metier.merge._experts import open_experts
+from metier.merge._live import learner, stacks
 from metier.method import About
 from metier.model import Specialist, WeightChange
 from metier.task import Task
