@@ -65,7 +65,7 @@ def register(app: typer.Typer) -> None:
     def demo(
         out: options.Out = "out/demo",
         seeds: Annotated[int, typer.Option(help="How many seeds.", min=1)] = 1,
-        budget: Annotated[str, typer.Option(help="What one trial may spend on search and training.")] = "3000ex",
+        budget: Annotated[str, typer.Option(help="What one trial may spend on search and training.")] = "2000ex",
         as_json: options.AsJson = False,
     ) -> None:
         """Compare every way on tasks of three generated worlds with the embedded base: facts, a cipher, and reviews with a shifted twin."""
