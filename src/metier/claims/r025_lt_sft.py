@@ -1,74 +1,101 @@
-"""LT-SFT (Ansell et al. 2022, arXiv:2110.07560): sparse changes lose little alone and add up better than others.
+"""LT-SFT (Ansell et al. 2022, arXiv:2110.07560): a sparse change for a task and one for a language add up to the task in that language.
 
-Experiment: on two worlds (reviews, a choice; skill, text that is generated) the same base is tuned by full tuning, LT-SFT at
-8 % density and LoRA, each under one budget that pays for its search too. The two changes that a method made with one seed
-are added, and the sum is measured on both tests.
-Effects:    kept = LT-SFT - (0.95 full + 0.05 zero-shot), so above 0 where more than 95 % of full tuning's gain is kept;
-composed = score of the sum of two LT-SFT changes minus that of the sum of two full ones, or of two LoRAs. Both tasks' examples count the same.
+Experiment: the task (who acts, a person or an animal) is tuned on English, the language on plain Kes, a rare language of the corpus
+without dictionary or tasks; both by LT-SFT at 8 % density and by LoRA. A method's two changes of a seed are added and measured on
+the task in Kes, of which nothing was ever seen.
+Effects:    accuracy in Kes, paired by example and seed; kept = LT-SFT - (0.95 full + 0.05 zero-shot) in English.
 """
 
 from __future__ import annotations
 
+import itertools
+
+from metier.claims._experts import keys, measured
 from metier.claims.claim import Claim
-from metier.claims.lab import Lab, Trials, contrast, join
+from metier.claims.lab import Lab, Trials, contrast
 from metier.claims.result import Found
 from metier.evaluate import stats
 from metier.evaluate.stats import Scores
-from metier.model import Specialist, WeightChange
-from metier.task import Task
-from metier.worlds import world
+from metier.task import Example, Task
+from metier.worlds.languages import Languages
 
 CLAIM = Claim(
     row=25,
     title="Composable Sparse Fine-Tuning for Cross-Lingual Transfer",
-    statement="Tuning a small, well-chosen share of the weights does about as well as tuning all, and two such sparse changes add up to a "
-    "model that does better than one made of two adapters, because they disturb each other less.",
-    reported="no single figure in the abstract; sparse changes compose better than adapters on parsing, names and inference in other languages",
-    experiment="Two generated tasks, 600 training and 400 test examples each; full tuning, LT-SFT at 8 % density and LoRA of rank 8 with 3000 "
-    "examples each, step size searched on dev; each method's changes for the two tasks are added and measured on both.",
+    statement="A sparse change tuned to a task in English and one tuned to a language's plain text, added, solve the task in that language "
+    "without any example of it: better than the task's change alone, and better than adapters that are composed.",
+    reported="zero-shot accuracy and F1 up to 3.7 points above composed adapters (MAD-X), on tagging, parsing, names and inference in 35 languages",
+    experiment="Who acts, a person or an animal, tuned on 2000 English examples; Kes tuned on 3000 pairs of neighbouring sentences; LT-SFT at 8 % "
+    "density and LoRA of rank 8, step sizes fixed; 200 test examples of the task in Kes.",
     rule={
-        "LT-SFT minus 95 % of full tuning's gain": 0.0,
-        "sum of two LT-SFT changes minus sum of two full ones": 0.0,
-        "sum of two LT-SFT changes minus sum of two LoRAs": 0.0,
+        "in Kes: sum of LT-SFT changes minus the task's alone": 0.0,
+        "in Kes: sum of LT-SFT changes minus sum of LoRAs": 0.0,
     },
-    needs={"full tuning minus zero-shot": 0.05},
-    limits="Two tasks are composed, not a task and a language as in the paper: transfer across languages is left open. LoRA stands in for the "
-    "paper's adapters. LT-SFT's two phases share the budget that the others spend on one, where the paper trains each to its end: a task that is slow to learn "
-    "may not be learnt at all.",
-    trials=8,
+    needs={"in English: LT-SFT minus 95 % of LoRA's score": 0.0},
+    limits="One task and one language, of a generator. LoRA stands in for the paper's adapters (MAD-X), which stack; here both are added. The base is a "
+    "causal model, so the language is learnt by the next sentence, not by masked words. LT-SFT's two phases share the budget that LoRA spends on "
+    "one, where the paper trains each to its end.",
+    trials=5,
+    minutes=5,
+    version=2,
 )
 
-BUDGET = "3000ex"
-METHODS = {"full": None, "lt-sft": {"density": 0.08}, "lora": {"rank": 8}}
+METHODS = {"lt-sft": {"density": 0.08, "lr": 2e-3}, "lora": {"rank": 8, "lr": 2e-3}}
+LANGUAGE = "kes"
 
 
 def run(lab: Lab) -> Found:
-    """Tune each method on both tasks, add the changes, measure the sums on both tests."""
-    tasks = [lab.cut(world(n, size=2.0).tasks()[n], train=600, dev=100, test=400, ood=0) for n in ("reviews", "skill")]
-    zero = join({t.name: lab.run("zero-shot", t).scores() for t in tasks})
-    single, summed, remarks = {}, {}, []
+    """Tune each method on the task and on the language, add the changes, measure the task in the language."""
+    places = Languages(size=4.0)
+    task = lab.cut(places.task("actor-en"), train=2000, dev=60, test=150, ood=0)
+    target = lab.cut(places.task(f"actor-{LANGUAGE}"), train=10, dev=10, test=200, ood=0)
+    speech = lab.cut(sentences(places, LANGUAGE, 3000), dev=40, test=40)
+    zero = lab.run("zero-shot", target).scores()
+    tuned, alone, summed, spoken = {}, {}, {}, {}
     for method, settings in METHODS.items():
-        own = [lab.run(method, t, budget=BUDGET, settings=settings) for t in tasks]
-        single[method] = join({t.name: o.scores() for t, o in zip(tasks, own, strict=True)})
-        summed[method] = _sum(lab, method, own, tasks)
-        alone, added = (s[method].per_seed().mean() for s in (single, summed))
-        each = ", ".join(f"{o.task.name} {o.scores().per_seed().mean():.3f}" for o in own)
-        remarks.append(f"{method}: alone {alone:.3f} ({each}), added {added:.3f}, lost {alone - added:.3f}.")
-    sparse, full = single["lt-sft"], single["full"]
+        to_task = lab.run(method, task, budget="2000ex", settings=settings)
+        to_language = lab.run(method, speech, budget="3000ex", settings=settings)
+        tuned[method] = to_task.scores()
+        alone[method] = _in_target(lab, f"{method}, task alone", [to_task], target)
+        spoken[method] = _in_target(lab, f"{method}, language alone", [to_language], target)
+        summed[method] = _in_target(lab, f"{method}, task + language", [to_task, to_language], target)
+    sparse, low = "lt-sft", "lora"
     effects = [
-        contrast("full tuning minus zero-shot", [(1.0, full)], [(1.0, zero)]),
-        contrast("LT-SFT minus 95 % of full tuning's gain", [(1.0, sparse)], [(0.95, full), (0.05, zero)]),
-        contrast("sum of two LT-SFT changes minus sum of two full ones", [(1.0, summed["lt-sft"])], [(1.0, summed["full"])]),
-        contrast("sum of two LT-SFT changes minus sum of two LoRAs", [(1.0, summed["lt-sft"])], [(1.0, summed["lora"])]),
+        contrast("in Kes: sum of LT-SFT changes minus the task's alone", [(1.0, summed[sparse])], [(1.0, alone[sparse])]),
+        contrast("in Kes: sum of LT-SFT changes minus sum of LoRAs", [(1.0, summed[sparse])], [(1.0, summed[low])]),
+        contrast("in English: LT-SFT minus 95 % of LoRA's score", [(1.0, tuned[sparse])], [(0.95, tuned[low])]),
+        contrast("in Kes: sum of LoRAs minus the task's alone", [(1.0, summed[low])], [(1.0, alone[low])]),
+        contrast("in Kes: sum of LT-SFT changes minus zero-shot", [(1.0, summed[sparse])], [(1.0, zero)]),
     ]
-    for other, name in (("full", "full ones"), ("lora", "LoRAs")):
-        new, base = [(1.0, summed["lt-sft"]), (1.0, single[other])], [(1.0, summed[other]), (1.0, sparse)]
-        effects.append(contrast(f"loss by adding: two {name} minus two LT-SFT changes", new, base))
-    return Found(effects=effects, remarks=remarks)
+    said = (
+        f"{m}: English {_mean(tuned[m])}, Kes by the task's change {_mean(alone[m])}, the language's {_mean(spoken[m])}, both {_mean(summed[m])}"
+        for m in METHODS
+    )
+    return Found(effects=effects, remarks=[f"accuracy: untuned in Kes {_mean(zero)}; " + "; ".join(said) + "."])
 
 
-def _sum(lab: Lab, method: str, own: list[Trials], tasks: list[Task]) -> Scores:
-    """Scores, on both tests, of the base plus the sum of the two changes that a method made with the same seed."""
-    changed = {s: Specialist(lab.bases[0], (WeightChange(own[0].delta(s) + own[1].delta(s)),)) for s in lab.seeds}
-    keys = [str(card["key"]) for trials in own for card in trials.cards.values()]
-    return join({t.name: stats.scores(lab.measured(f"sum of two {method} changes", changed, t, keys)) for t in tasks})
+def sentences(places: Languages, language: str, count: int) -> Task:
+    """Plain text as a task: a sentence, and the one that comes next; three quarters of the last hundred are for dev and test."""
+    texts = itertools.islice(places.language_text(language), 2 * count)
+    pairs = itertools.chain.from_iterable(itertools.pairwise(text.replace(". ", ".|").split("|")) for text in texts)
+    rows = [Example(f"{language}-{i:05d}", {"before": one}, two) for i, (one, two) in enumerate(itertools.islice(pairs, count + 80))]
+    return Task(
+        name=f"plain-{language}", kind="generate", template="{{ before }}", metric="chrf", max_new_tokens=40,
+        train=tuple(rows[:count]), dev=tuple(rows[count : count + 40]), test=tuple(rows[count + 40 :]),
+    )  # fmt: skip
+
+
+def _in_target(lab: Lab, label: str, parts: list[Trials], target: Task) -> Scores:
+    """Scores on the target of the base plus the sum of the changes."""
+
+    def total(seed: int) -> object:
+        first, *rest = (p.delta(seed) for p in parts)
+        for more in rest:
+            first = first + more
+        return first
+
+    return stats.scores(measured(lab, label, total, target, keys(*parts)))  # type: ignore[arg-type]
+
+
+def _mean(scores: Scores) -> str:
+    return f"{scores.per_seed().mean():.3f}"

@@ -53,7 +53,7 @@ def _taking(verbs: typer.Typer) -> None:
         from metier.merge import _work
 
         found = _work.open_base(base)
-        say_done(_work.keep(_work.expert(tuned, found), Path(out), found, _how(force, verify)), as_json)
+        say_done(_work.keep(_work.opened(tuned, found), Path(out), found, _how(force, verify)), as_json)
 
 
 def _folding(verbs: typer.Typer) -> None:
@@ -67,7 +67,7 @@ def _folding(verbs: typer.Typer) -> None:
         found = _work.open_base(base)
         if not _planned(found, [delta], out, dry_run, as_json):
             recipe = {"fold": delta}
-            say_done(_work.fold(found, _work.expert(delta, found), Path(out), _how(force, verify), recipe=recipe), as_json)
+            say_done(_work.fold(found, _work.opened(delta, found), Path(out), _how(force, verify), recipe=recipe), as_json)
 
     verbs.command("fold")(fold)
     verbs.command("apply", help="The same as fold.")(fold)

@@ -131,7 +131,7 @@ def _merge(asked: Asked, out: Path, how: How, as_delta: bool, dry_run: bool, as_
     if dry_run:
         say_plan(_work.plan(base, places, out), as_json)
         return
-    experts = _work.without_heads([_work.expert(p, base) for p in places], places)
+    experts = _work.without_heads([_work.opened(p, base) for p in places], places)
     _work.check_experts(base, experts, places)
     merge, coefs, lines = asked.merge, settings.coef, settings.lines
     changed = change_of(merge, experts, base, coefs=coefs, lines=lines)

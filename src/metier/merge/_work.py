@@ -10,12 +10,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from metier import __version__, progress
 from metier.delta import Checkpoint, Delta, New, Seen, load, merged, run, save
-from metier.delta.checkpoint import OUTPUT
 from metier.delta.execute import apply, fits
 from metier.delta.transform import Merge, slices
 from metier.errors import UserError
@@ -73,20 +71,7 @@ def open_change(place: str | Path, base: str | None) -> tuple[Delta, Checkpoint 
     if base is None:
         raise UserError(f"{place}: which base does it change? Say --base.")
     found = open_base(base)
-    return expert(place, found), found
-
-
-def expert(place: str | Path, base: Checkpoint) -> Delta:
-    """What is stored at `place` as a change of `base`. Raises UserError where a change would be lost: an output layer no longer tied."""
-    delta, folder = opened(place, base), Path(place).expanduser()
-    if base.tied is not None and "tuned" in delta.provenance:
-        tuned = Checkpoint(folder)
-        if OUTPUT in tuned.where and OUTPUT not in delta and not torch.equal(tuned[OUTPUT], tuned[base.tied]):
-            raise UserError(
-                f"{tuned.where[OUTPUT].path}: '{OUTPUT}' is a tensor of its own, in the base {base.path} it is '{base.tied}'. Tie it again, or "
-                "give a base that stores it (load the base with tie_word_embeddings=False and save it)."
-            )
-    return delta
+    return opened(place, found), found
 
 
 def change_and_base(place: str | Path, base: str | None, how: How) -> tuple[Delta, Checkpoint | None]:
