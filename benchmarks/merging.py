@@ -1,10 +1,14 @@
 """Merging: time and private memory of streamed merges, beside mergekit and the machine's copy bandwidth.
 
-    python benchmarks/merging.py --work FOLDER [--gb 1.1] [--experts 3] [--rows linear ties] [--rounds 3] [--mergekit PATH/mergekit-yaml]
+    python benchmarks/merging.py --work FOLDER --mergekit PATH/mergekit-yaml     # all rows, 1.1 GB, three experts
+    python benchmarks/merging.py --work FOLDER --scaling                         # cost against bytes and experts: docs/img/merging.svg
+    python benchmarks/merging.py --work FOLDER --big                             # memory at 8 GB and more
 
 Makes checkpoints (Llama shapes, bf16, random weights; experts with dense, sparse and low-rank changes) in FOLDER unless they are there,
-then runs every row in a process of its own, ours and mergekit's in turns. Seconds are of the merge alone ('seconds') and of the whole
-process ('wall'); anonymous pages are sampled from /proc/PID/smaps_rollup every 10 ms, less those of a process that only imports.
+then runs every row in a process of its own, ours and mergekit's in turns, with settings that ask both for the same mathematics. Seconds
+are of the merge alone ('seconds'), of the whole process ('wall') and of its processor time ('cpu', which other work on the machine
+disturbs less); anonymous pages are sampled from /proc/PID/smaps_rollup every 10 ms, less those of a process that only imports.
+The copy is the faster one of blocks of 64 KiB and of 4 MiB.
 """
 
 from __future__ import annotations
@@ -20,12 +24,46 @@ import statistics
 import subprocess
 import sys
 import time
+import types
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "benchmarks" / "results" / "merging.json"
+PICTURE = REPOSITORY / "docs" / "img" / "merging.svg"
 HIDDEN, FFN, VOCAB, SHARD = 1536, 4096, 32_000, 450_000_000
+FILLED = 1 << 19  # bytes at the head of each tensor that are not zero in the checkpoints of --big, which are sparse files
+
+
+NOTHING: Mapping[str, Any] = types.MappingProxyType({})
+
+
+class Row(NamedTuple):
+    """One merge in both programs. ours: settings; coef: of every expert; theirs: of all experts; top: of the merge; experts: how many (0: all)."""
+
+    ours: Mapping[str, Any] = NOTHING
+    coef: float | None = None
+    theirs: Mapping[str, Any] = NOTHING
+    top: Mapping[str, Any] = NOTHING
+    experts: int = 0
+    base: str | None = "base"
+
+
+HALF = {"weight": 0.5}
+ROWS = {
+    "linear": Row(theirs={"weight": 1.0}, base=None),
+    "task_arithmetic": Row({}, 0.5, HALF),
+    "slerp": Row({"t": 0.5}, None, {}, {"t": 0.5}, 2, "ft0"),
+    "ties": Row({"density": 0.2}, 0.5, HALF | {"density": 0.2}),
+    "dare_ties": Row({"density": 0.2}, 0.5, HALF | {"density": 0.2}, {"normalize": True}),
+    "breadcrumbs": Row({"density": 0.2, "gamma": 0.01}, 0.5, HALF | {"density": 0.2, "gamma": 0.01}),
+    "nuslerp": Row({}, 0.5, HALF, {}, 2, None),
+    "karcher": Row({}, None, {}, {}, 0, None),
+    "model_stock": Row(),
+    "sce": Row({"density": 0.1}, None, {}, {"select_topk": 0.1}),
+    "della": Row({"density": 0.5, "epsilon": 0.15}, 0.5, HALF | {"density": 0.5, "epsilon": 0.15}),
+}
 
 
 def shapes(layers: int) -> dict[str, tuple[int, ...]]:
@@ -94,40 +132,44 @@ def tensor(seed: int, shape: tuple[int, ...], k: int) -> Any:
     return (value + change).bfloat16()
 
 
-def child(row: str, work: Path, experts: int) -> None:
+def child(name: str, work: Path, experts: int) -> None:
     """One merge in this process; its seconds on stdout. The row 'nothing' only imports."""
     from metier.delta import Checkpoint, diff, full, run
 
-    if row == "nothing":
+    if name == "nothing":
         return print(0.0)
-    merge = getattr(importlib.import_module(f"metier.merge.{row}"), row)()
+    row = ROWS[name]
+    merge = getattr(importlib.import_module(f"metier.merge.{name}"), name)(**row.ours)
     begun, base = time.perf_counter(), Checkpoint(work / "base")
-    tuned = [Checkpoint(work / f"ft{k}") for k in range(experts)]
+    tuned = [Checkpoint(work / f"ft{k}") for k in range(row.experts or experts)]
     deltas = [full(t) if merge.weights == "full" else diff(base, t) for t in tuned]
-    run(merge, base, deltas, work / "out", workers=os.cpu_count() or 1)
+    coefs = None if row.coef is None else [row.coef] * len(deltas)
+    run(merge, base, deltas, work / "out", coefs=coefs, workers=os.cpu_count() or 1)
     return print(time.perf_counter() - begun)
 
 
-def recipe(row: str, work: Path, experts: int) -> str:
-    """mergekit's YAML of a row."""
-    base = "" if row == "linear" else f"base_model: {work}/base\n"
-    density = "" if row in ("linear", "task_arithmetic", "slerp") else "      density: 0.2\n"
-    models = "".join(f"  - model: {work}/ft{k}\n    parameters:\n      weight: 1.0\n{density}" for k in range(experts))
-    return f"merge_method: {row}\n{base}models:\n{models}dtype: bfloat16\n"
+def recipe(name: str, work: Path, experts: int) -> str:
+    """mergekit's YAML of a row (JSON is YAML)."""
+    row = ROWS[name]
+    models = [{"model": f"{work}/ft{k}", "parameters": row.theirs} for k in range(row.experts or experts)]
+    base = {"base_model": f"{work}/{row.base}"} if row.base else {}
+    return json.dumps({"merge_method": name, **base, "models": models, "parameters": row.top, "dtype": "bfloat16"})
 
 
 def measured(words: list[str]) -> dict[str, float]:
-    """Wall seconds, the merge's own seconds, and the peak of anonymous pages of a command in bytes."""
-    begun, peak = time.perf_counter(), 0
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    """Wall seconds, the merge's own seconds, processor seconds, and the peak of anonymous pages of a command in bytes."""
+    begun, peak, before = time.perf_counter(), 0, os.times()
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while process.poll() is None:
         peak = max(peak, anonymous(process.pid))
         time.sleep(0.01)
-    wall, out = time.perf_counter() - begun, process.communicate()[0]
+    wall, after, (out, errors) = time.perf_counter() - begun, os.times(), process.communicate()
     if process.returncode:
-        raise SystemExit(f"{' '.join(words)}: ended with {process.returncode}.")
+        raise SystemExit(f"{' '.join(words)}: ended with {process.returncode}.\n{errors[-2000:]}")
+    cpu = after.children_user + after.children_system - before.children_user - before.children_system
     lines = out.strip().splitlines()
-    return {"wall": wall, "seconds": float(lines[-1]) if lines and lines[-1].replace(".", "").isdigit() else wall, "anonymous": peak}
+    seconds = float(lines[-1]) if lines and lines[-1].replace(".", "").isdigit() else wall
+    return {"wall": wall, "seconds": seconds, "cpu": cpu, "anonymous": peak}
 
 
 def anonymous(pid: int) -> int:
@@ -140,54 +182,75 @@ def anonymous(pid: int) -> int:
 
 
 def copied(work: Path) -> float:
-    """Seconds that a plain copy of the base takes."""
+    """Seconds that a plain copy of the base takes, with the better of two sizes of blocks."""
+    return min(_copied(work, 1 << 16), _copied(work, 1 << 22))
+
+
+def _copied(work: Path, size: int) -> float:
     shutil.rmtree(work / "out", ignore_errors=True)
     (work / "out").mkdir()
     begun = time.perf_counter()
     for file in sorted((work / "base").glob("*.safetensors")):
         with file.open("rb", buffering=0) as source, (work / "out" / file.name).open("wb", buffering=0) as target:
-            while block := source.read(1 << 22):
+            while block := source.read(size):
                 target.write(block)
     return time.perf_counter() - begun
+
+
+def ours(work: Path, experts: int, row: str) -> dict[str, float]:
+    """One of our merges, measured in a process of its own."""
+    shutil.rmtree(work / "out", ignore_errors=True)
+    return measured([sys.executable, str(Path(__file__)), "--work", str(work), "--experts", str(experts), "--child", row])
+
+
+def theirs(work: Path, experts: int, row: str, mergekit: str) -> dict[str, float]:
+    """The same merge by mergekit."""
+    shutil.rmtree(work / "out", ignore_errors=True)
+    (work / "recipe.yml").write_text(recipe(row, work.absolute(), experts))
+    return measured([mergekit, str(work / "recipe.yml"), str(work / "out"), "--no-copy-tokenizer", "--quiet"])
 
 
 def main() -> None:
     """Make, measure, write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--gb", type=float, default=1.1)
+    parser.add_argument("--gb", type=float, default=None, help="size of one checkpoint (1.1; 8.5 with --big)")
     parser.add_argument("--experts", type=int, default=3)
-    parser.add_argument("--rows", nargs="+", default=["linear", "task_arithmetic", "ties"])
+    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=ROWS)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--mergekit", default=shutil.which("mergekit-yaml") or "")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--child")
+    parser.add_argument("--scaling", action="store_true", help="cost against bytes and experts")
+    parser.add_argument("--big", action="store_true", help="memory with checkpoints that do not fit into it")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
     a = parser.parse_args()
     if a.child:
         return child(a.child, a.work, a.experts)
-    make(a.work, a.gb, a.experts)
-    size = sum(f.stat().st_size for f in (a.work / "base").glob("*.safetensors"))
-    ours = [sys.executable, str(Path(__file__)), "--work", str(a.work), "--experts", str(a.experts), "--child"]
-    idle = measured([*ours, "nothing"])
-    copies, rows = [copied(a.work) for _ in range(3)], {row: {"ours": [], "mergekit": []} for row in a.rows}  # type: ignore[var-annotated]
-    for _ in range(a.rounds):
-        for row in a.rows:
-            shutil.rmtree(a.work / "out", ignore_errors=True)
-            rows[row]["ours"].append(measured([*ours, row]))
-            if a.mergekit:
-                shutil.rmtree(a.work / "out", ignore_errors=True)
-                (a.work / "recipe.yml").write_text(recipe(row, a.work.absolute(), a.experts))
-                words = [a.mergekit, str(a.work / "recipe.yml"), str(a.work / "out"), "--no-copy-tokenizer", "--quiet"]
-                rows[row]["mergekit"].append(measured(words))
-        copies.append(copied(a.work))
-    shutil.rmtree(a.work / "out", ignore_errors=True)
-    found = {"gb": size / 1e9, "experts": a.experts, "rounds": a.rounds, "copy_seconds": statistics.median(copies),
-             "largest_tensor_mb": 2 * VOCAB * HIDDEN / 1e6, "idle_anonymous_mb": idle["anonymous"] / 1e6,
-             "machine": f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
-             "rows": {row: summary(row, arms, rows, size, a.experts, statistics.median(copies), idle) for row, arms in rows.items()}}  # fmt: skip
-    a.out.parent.mkdir(parents=True, exist_ok=True)
-    a.out.write_text(json.dumps(found, indent=1) + "\n")
-    print(json.dumps(found, indent=1))
+    if a.scaling:
+        return store(a.out, "scaling", scaling(a.work, a.rows if len(a.rows) < len(ROWS) else ["linear", "ties"], a.rounds))
+    if a.big:
+        return store(a.out, "big", big(a.work / "big", a.gb or 8.5))
+    return store(a.out, "peers", peers(a.work, a.gb or 1.1, a.experts, a.rows, a.rounds, a.mergekit))
+
+
+def peers(work: Path, gb: float, experts: int, names: Sequence[str], rounds: int, mergekit: str) -> dict[str, Any]:
+    """All rows, ours and mergekit's in turns."""
+    make(work, gb, experts)
+    size = size_of(work / "base")
+    idle = measured([sys.executable, str(Path(__file__)), "--work", str(work), "--child", "nothing"])
+    copies, rows = [copied(work) for _ in range(3)], {row: {"ours": [], "mergekit": []} for row in names}  # type: ignore[var-annotated]
+    for i in range(rounds):
+        for row in names:
+            rows[row]["ours"].append(ours(work, experts, row))
+            if mergekit:
+                rows[row]["mergekit"].append(theirs(work, experts, row, mergekit))
+            print(f"round {i + 1}, {row}: {rows[row]['ours'][-1]} {rows[row]['mergekit'][-1:]}", file=sys.stderr, flush=True)
+        copies.append(copied(work))
+    shutil.rmtree(work / "out", ignore_errors=True)
+    copy = statistics.median(copies)
+    return {"gb": size / 1e9, "experts": experts, "rounds": rounds, "copy_seconds": copy, "largest_tensor_mb": 2 * VOCAB * HIDDEN / 1e6,
+            "idle_anonymous_mb": idle["anonymous"] / 1e6, "idle_cpu": idle["cpu"],
+            "rows": {row: summary(row, arms, rows, size, experts, copy, idle) for row, arms in rows.items()}}  # fmt: skip
 
 
 def summary(row: str, arms: Any, rows: Any, size: int, experts: int, copy: float, idle: dict[str, float]) -> dict[str, Any]:
@@ -196,16 +259,114 @@ def summary(row: str, arms: Any, rows: Any, size: int, experts: int, copy: float
     def median(arm: list[dict[str, float]], key: str) -> float:
         return statistics.median(m[key] for m in arm)
 
-    ours, moved = median(arms["ours"], "seconds"), size * (experts + 2)
-    found = {"seconds": ours, "wall": median(arms["ours"], "wall"), "gb_per_second": moved / ours / 1e9,
-             "share_of_copy_bandwidth": (moved / ours) / (2 * size / copy),
+    seconds = median(arms["ours"], "seconds")
+    moved = size * ((ROWS[row].experts or experts) + (1 if row == "slerp" or (ROWS[row].base is None and row != "linear") else 2))
+    found = {"seconds": seconds, "wall": median(arms["ours"], "wall"), "cpu": median(arms["ours"], "cpu") - idle["cpu"],
+             "gb_per_second": moved / seconds / 1e9, "share_of_copy_bandwidth": (moved / seconds) / (2 * size / copy),
              "anonymous_mb": (median(arms["ours"], "anonymous") - idle["anonymous"]) / 1e6}  # fmt: skip
     if "linear" in rows:
-        found["over_linear"] = ours / median(rows["linear"]["ours"], "seconds")
+        found["over_linear"] = seconds / median(rows["linear"]["ours"], "seconds")
     if arms["mergekit"]:
-        found |= {f"mergekit_{k}": median(arms["mergekit"], k) for k in ("wall", "anonymous")}
-        found["times_mergekit"] = median(arms["mergekit"], "wall") / median(arms["ours"], "wall")
+        found |= {f"mergekit_{k}": median(arms["mergekit"], k) for k in ("wall", "cpu", "anonymous")}
+        found["times_mergekit"] = statistics.median(t["wall"] / o["wall"] for o, t in zip(arms["ours"], arms["mergekit"], strict=True))
     return found
+
+
+def scaling(work: Path, names: Sequence[str], rounds: int) -> dict[str, Any]:
+    """Processor and wall seconds against bytes (three experts) and experts (the middle size); a picture of the former."""
+    points: list[dict[str, Any]] = []
+    for gb, experts in ((0.25, 3), (0.5, 3), (1.0, 3), (0.5, 1), (0.5, 2), (0.5, 5)):
+        place = work / f"scaling-{gb}"
+        make(place, gb, experts)
+        for row in names:
+            found = [ours(place, experts, row) for _ in range(rounds)]
+            size = size_of(place / "base")
+            points.append({"row": row, "gb": size / 1e9, "experts": experts, "read_gb": size * (experts + 1) / 1e9,
+                           **{k: min(f[k] for f in found) for k in ("seconds", "cpu")}})  # fmt: skip
+            print(points[-1], file=sys.stderr, flush=True)
+    PICTURE.parent.mkdir(parents=True, exist_ok=True)
+    PICTURE.write_text(picture(points), encoding="utf-8")
+    return {"points": points}
+
+
+def picture(points: Sequence[dict[str, Any]]) -> str:
+    """Seconds over gigabytes read, one colour for each row; filled: more bytes, hollow: more experts."""
+    wide, high, edge = 640, 400, 50
+    most_x, most_y = max(p["read_gb"] for p in points), max(p["seconds"] for p in points)
+    colours = dict(zip(dict.fromkeys(p["row"] for p in points), ("#1b6ca8", "#c8553d", "#3c8d5a", "#7a4f9a"), strict=False))
+
+    def at(p: dict[str, Any]) -> tuple[float, float]:
+        return edge + p["read_gb"] / most_x * (wide - 2 * edge), high - edge - p["seconds"] / most_y * (high - 2 * edge)
+
+    lines = [f'<line x1="{edge}" y1="{high - edge}" x2="{wide - edge}" y2="{high - edge}" stroke="#888"/>',
+             f'<line x1="{edge}" y1="{high - edge}" x2="{edge}" y2="{edge}" stroke="#888"/>',
+             f'<text x="{wide / 2}" y="{high - 12}" text-anchor="middle">GB read, up to {most_x:.1f}</text>',
+             f'<text x="{edge}" y="{edge - 14}">seconds, up to {most_y:.2f}; filled: larger models, hollow: more experts</text>']  # fmt: skip
+    for i, (row, colour) in enumerate(colours.items()):
+        mine = sorted((p for p in points if p["row"] == row), key=lambda p: p["read_gb"])
+        lines.append(f'<text x="{edge + 12}" y="{edge + 16 + 18 * i}" fill="{colour}">{row}</text>')
+        lines += [f'<circle cx="{at(p)[0]:.1f}" cy="{at(p)[1]:.1f}" r="5" stroke="{colour}" fill="{colour if p["experts"] == 3 else "none"}"/>'
+                  for p in mine]  # fmt: skip
+        slope = sum(p["read_gb"] * p["seconds"] for p in mine) / sum(p["read_gb"] ** 2 for p in mine)
+        end = at({"read_gb": most_x, "seconds": slope * most_x})
+        lines.append(f'<line x1="{edge}" y1="{high - edge}" x2="{end[0]:.1f}" y2="{end[1]:.1f}" stroke="{colour}" stroke-dasharray="4 4"/>')
+    body = "\n".join(lines)
+    return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide} {high}" font-family="sans-serif" font-size="13">\n{body}\n</svg>\n'
+
+
+def big(work: Path, gb: float) -> dict[str, Any]:
+    """Private memory with checkpoints of `gb` each: sparse files, zero but for the head of each tensor; the output is written in full."""
+    need = gb * 1e9 * 1.2
+    if shutil.disk_usage(work.parent).free < need:
+        raise SystemExit(f"{work}: the output takes {need / 1e9:.0f} GB, there are not as many. Choose another folder with --work.")
+    for k in range(-1, 2):
+        sparse(work / ("base" if k < 0 else f"ft{k}"), gb, k)
+    idle = measured([sys.executable, str(Path(__file__)), "--work", str(work), "--child", "nothing"])
+    limit = idle["anonymous"] / 1e6 + 100 + 3 * 2 * VOCAB * HIDDEN / 1e6
+    found = {row: ours(work, 2, row) for row in ("linear", "ties", "dare_ties")}
+    rows = {row: {"seconds": f["seconds"], "anonymous_mb": f["anonymous"] / 1e6, "within": f["anonymous"] / 1e6 <= limit}
+            for row, f in found.items()}  # fmt: skip
+    size = size_of(work / "base") / 1e9
+    shutil.rmtree(work)
+    return {"gb": size, "experts": 2, "idle_anonymous_mb": idle["anonymous"] / 1e6, "limit_mb": limit, "rows": rows}
+
+
+def sparse(folder: Path, gb: float, k: int) -> None:
+    """A checkpoint of which only the head of each tensor takes space on the disk."""
+    import torch
+
+    from metier.delta.checkpoint import dump_index
+    from metier.delta.stored import layout, raw
+
+    names = shapes(max(1, round((gb * 1e9 - 4 * VOCAB * HIDDEN) / (2 * (4 * HIDDEN**2 + 3 * HIDDEN * FFN)))))
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [list(names)[i::4] for i in range(4)]
+    where = {n: f"model-{i + 1:05d}-of-00004.safetensors" for i, part in enumerate(files) for n in part}
+    for i, part in enumerate(files):
+        head, facts = layout([(n, torch.bfloat16, names[n]) for n in part], {"format": "pt"})
+        with (folder / f"model-{i + 1:05d}-of-00004.safetensors").open("wb") as file:
+            file.write(head)
+            for j, n in enumerate(part):
+                count = min(math.prod(names[n]), FILLED // 2)
+                file.seek(len(head) + facts[n].begin)
+                file.write(raw(tensor(i * 10_000 + j, (1, count), k)))
+            file.truncate(len(head) + max(f.end for f in facts.values()))
+    (folder / "model.safetensors.index.json").write_text(dump_index(where, sum(2 * math.prod(s) for s in names.values())))
+    (folder / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of the weights in a folder."""
+    return sum(f.stat().st_size for f in folder.glob("*.safetensors"))
+
+
+def store(place: Path, part: str, found: dict[str, Any]) -> None:
+    """Put one part into the results, with the machine it was measured on; the other parts stay."""
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {time.strftime('%Y-%m-%d')}"
+    known = json.loads(place.read_text()) if place.is_file() else {}
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text(json.dumps(known | {part: {"machine": machine} | found}, indent=1) + "\n")
+    print(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":

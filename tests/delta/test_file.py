@@ -70,6 +70,27 @@ def test_golden_bytes(tmp_path: Path) -> None:
     assert hashlib.sha256((tmp_path / "d/delta.json").read_bytes()).hexdigest() == GOLDEN_HEADER
 
 
+@pytest.mark.parametrize("n", [1, 8, 37])
+def test_signs_for_every_entry(tmp_path: Path, n: int) -> None:
+    """A packed change without zeros is read from its signs, slice by slice."""
+    positive = torch.rand(n, generator=torch.Generator().manual_seed(n)) < 0.5
+    save(Delta({"x": Packed.of(torch.arange(n), positive, 0.5, S((n,)))}), tmp_path / "d")
+    entry = load(tmp_path / "d")["x"]
+    want = torch.where(positive, 0.5, -0.5)
+    assert isinstance(entry, Packed) and entry.full and entry.code.numel() == 0 and torch.equal(entry.sparse().dense(), want)
+    for start in range(n + 1):
+        for stop in range(start, n + 1):
+            assert torch.equal(entry.part(start, stop), want[start:stop])
+
+
+def test_shapes_are_known_without_reading(tmp_path: Path) -> None:
+    save(Delta({"x": Dense(torch.full((2, 3), float("nan")))}), tmp_path / "d")
+    delta = load(tmp_path / "d")
+    assert delta.shape("x") == (2, 3)
+    with pytest.raises(UserError, match="not numbers"):
+        delta["x"]
+
+
 def test_references(tmp_path: Path) -> None:
     key = save(example(), tmp_path / "d")
     save(Delta({"x": Ref(key, "a", 3.0, S((2,)))}), tmp_path / "r")

@@ -20,6 +20,16 @@ def test_round_trip(positions: set[int], beyond: int) -> None:
     assert np.array_equal(golomb.decode(code, len(indices), r, max(positions, default=0) + 1 + beyond), indices)
 
 
+@pytest.mark.parametrize("n", [0, 1, 9])
+def test_all_positions_take_no_code(n: int) -> None:
+    code, r = golomb.encode(np.arange(n))
+    assert len(code) == 0 and np.array_equal(golomb.decode(code, n, r, n + 3), np.arange(n))
+    spelled = np.packbits(np.zeros(n, np.uint8))  # as written before there was the empty code
+    assert np.array_equal(golomb.decode(spelled, n, 0, n), np.arange(n))
+    with pytest.raises(UserError, match="damaged"):
+        golomb.decode(code, n + 1, 0, n)
+
+
 def test_length_is_near_the_entropy() -> None:
     chosen = np.flatnonzero(np.random.default_rng(0).random(1_000_000) < 0.05)
     code, _ = golomb.encode(chosen)

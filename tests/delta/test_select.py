@@ -39,6 +39,8 @@ def draw(seed: int, n: int, kind: str) -> Tensor:
             return x * (torch.rand(n, generator=g) < 0.1)
         case "sorted":
             return x.sort().values
+        case "rows":  # neighbours are alike: a sample of runs says less than its size
+            return x * torch.rand(-(-n // 1000), 1, generator=g).expand(-1, 1000).reshape(-1)[:n] ** 4
         case "zero":
             return x * 0
         case _:
@@ -52,7 +54,14 @@ def test_small(seed: int, sizes: list[int], kind: str, data: st.DataObject) -> N
     assert all(torch.equal(a, b) for a, b in zip(kept(values, count), kept_by_sorting(values, count), strict=True))
 
 
-@pytest.mark.parametrize("kind", ["", "ties", "coarse", "sparse", "sorted", "zero"])
+def test_several_counts_in_one_pass() -> None:
+    for kind in ("", "coarse", "sparse", "rows"):
+        entries = {"a": Dense(draw(3, 400_000, kind)), "b": Dense(draw(4, 80_000, kind))}
+        counts = [0, 4_800, 100_000, 4_800, 480_000]
+        assert select.cuts_at(entries, counts) == [select.cuts(entries, c) for c in counts]
+
+
+@pytest.mark.parametrize("kind", ["", "ties", "coarse", "sparse", "sorted", "rows", "zero"])
 @pytest.mark.parametrize("density", [0.001, 0.05, 0.2, 0.5, 0.999])
 def test_large(kind: str, density: float) -> None:
     values = [draw(1, 300_000, kind), draw(2, 70_000, kind) * 3]

@@ -11,7 +11,7 @@ from tests.tiny import tiny_causal, tiny_encoder, tiny_seq2seq, tiny_task
 
 from metier.contract import check_method
 from metier.errors import BaseMismatch, UserError
-from metier.model import Specialist
+from metier.model import Specialist, load_base
 from metier.model import change as changes_on_disk
 from metier.retrieve.index import fuse, passages, ranking
 from metier.retrieve.passages import Passages, query_of
@@ -64,6 +64,17 @@ def test_dense_is_the_argmax_of_cosines() -> None:
         for example in task.dev:
             best = int((table @ start.embed([example.fields["question"]])[0]).argmax())
             assert shown(change, task, example) == (change.found[best].text,)
+
+
+def test_embedded_bases_search_with_the_embedded_encoder(monkeypatch) -> None:
+    asked = []
+    monkeypatch.setattr("metier.retrieve.rag.load_base", lambda name, **options: asked.append(name) or tiny_encoder())
+    tiny, task = load_base("metier-tiny"), tiny_task("generate")
+    assert made(task, Specialist(tiny), retriever="dense").encoder.fingerprint == tiny_encoder().fingerprint
+    made(task, Specialist(tiny), retriever="fused", encoder="minilm")
+    assert made(task, Specialist(tiny_causal()), retriever="dense").encoder.fingerprint == tiny_causal().fingerprint
+    made(task, Specialist(tiny))
+    assert asked == ["metier-encoder", "minilm"]
 
 
 def test_fused_is_reciprocal_ranks_of_both() -> None:

@@ -1,8 +1,9 @@
 """Graft (Panigrahi et al. 2023, arXiv:2302.06600): a learned mask of one weight in a hundred carries the skill of a tuned model.
 
-Experiment: full tuning on three tasks; of each change one entry in a hundred is put onto the base: by a learned mask, by size, at random.
-Reviews have 200 training examples only, so that tuning grows too sure of itself.
-Effects:    on the three tests together, paired by example and seed. kept = graft - (0.95 tuned + 0.05 base); calibration error (15 bins) of
+Experiment: tuning all weights on two tasks, with a penalty on the absolute change as the authors need with AdamW (LT-SFT at density 1 is
+that); of each change one entry in a hundred is put onto the base: by a learned mask, by size, at random. Reviews have 200 training
+examples only, so that tuning grows too sure of itself.
+Effects:    on both tests together, paired by example and seed. kept = graft - (0.95 tuned + 0.05 base); calibration error (15 bins) of
 tuned minus graft; the share of a task's graft that another task's graft of the seed lacks, over pairs of tasks.
 """
 
@@ -29,8 +30,8 @@ CLAIM = Claim(
     statement="A tiny, learned share of a tuned model's weights, grafted onto the base, carries nearly all of the skill, is better calibrated than "
     "the tuned model, and is nearly disjoint from the share of another task.",
     reported="0.01 % of the weights for more than 95 % of the performance; calibration errors 40 to 90 % lower; regions almost disjoint",
-    experiment="Reviews (200 training examples), topics under drawn labels and mood in English (1000 each); full tuning with 1600 examples, masks of "
-    "1 % of the weights, learned with 1000 examples on the same data; 150 test examples each.",
+    experiment="Reviews (200 training examples) and intents under drawn labels (1000); all weights tuned with 2000 examples and an L1 penalty; masks of "
+    "1 % of the weights, learned with 1000 examples of the same data; 150 test examples each.",
     rule={
         "learned graft minus 95 % of tuning's gain": 0.0,
         "learned graft minus graft by magnitude": 0.0,
@@ -39,27 +40,29 @@ CLAIM = Claim(
         "share of a graft that another task's lacks": 0.5,
     },
     needs={"tuned minus base": 0.1},
-    limits="One base of 2.5 M parameters, in which a skill may well take more than one weight in a hundred. The masks are learned by AdamW, the authors' by "
-    "plain SGD; the experts are tuned by AdamW, whose changes are spread evenly.",
-    trials=15,
+    limits="One base of 2.5 M parameters and two tasks. Without the penalty on the change AdamW spreads it evenly, and no mask of one weight in a hundred, "
+    "learned or not, carried any skill (seed 0, before the run); so the claim is about tuning that is kept sparse. The masks are learned by AdamW, "
+    "the authors' by plain SGD; their share is 0.01 %, of models a hundred times as large.",
+    trials=10,
     minutes=6,
 )
 
-TASKS = {"classification/reviews": 200, "classification/topics-coded": 1000, "languages/mood-en": 1000}
+TASKS = {"classification/reviews": 200, "classification/intents-coded": 1000}
+TUNING = {"density": 1.0, "l1": 3000.0, "lr": 1e-3}
+MASK = {"density": 0.01, "lr": 0.5, "bias": 3.0}
 MASKS = ("learned", "magnitude", "random")
-DENSITY = 0.01
 
 
 def run(lab: Lab) -> Found:
     """Tune, graft by each kind of mask, compare scores, calibration and regions."""
     draws = {name: world(name.partition("/")[0], size=2.0).task(name.partition("/")[2]) for name in TASKS}
     tasks = [lab.cut(t, train=TASKS[name], dev=60, test=150, ood=0) for name, t in draws.items()]
-    tuned = {t.name: lab.run("full", t, budget="1600ex", settings={"lr": 5e-4}) for t in tasks}
+    tuned = {t.name: lab.run("lt-sft", t, budget="2000ex", settings=TUNING, label="tuned") for t in tasks}
     plain = {t.name: lab.run("zero-shot", t) for t in tasks}
     grafts = {
         mask: {
             t.name: each(
-                lab, "graft", t, lambda s, n=t.name, m=mask: {"experts": (folder(tuned[n], s),), "density": DENSITY, "mask": m, "lr": 0.3},  # type: ignore[misc]
+                lab, "graft", t, lambda s, n=t.name, m=mask: {"experts": (folder(tuned[n], s),), **MASK, "mask": m},  # type: ignore[misc]
                 label=f"graft, {mask}",
             )
             for t in tasks
@@ -85,7 +88,8 @@ def run(lab: Lab) -> Found:
     )
     wrong = ", ".join(f"{name} {e.per_seed().mean():.3f}" for name, e in errors.items())
     return Found(
-        effects=effects, remarks=["; ".join(by_task) + ".", f"calibration errors: {wrong}; by chance masks would share {DENSITY:g}."]
+        effects=effects,
+        remarks=["; ".join(by_task) + ".", f"calibration errors: {wrong}; by chance masks would share {MASK['density']:g}."],
     )
 
 

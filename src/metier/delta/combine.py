@@ -15,7 +15,7 @@ from torch import Tensor
 from metier import check
 from metier.delta.delta import Delta, Lazy
 from metier.delta.entry import Dense, Entry, New, Seen
-from metier.delta.scratch import scratch
+from metier.delta.scratch import stacked
 from metier.delta.transform import At, Merge, Transform, seen
 from metier.errors import BaseMismatch, KeyMismatch, ShapeMismatch, UserError
 
@@ -84,11 +84,13 @@ def combination(merge: Merge, name: str, shape: torch.Size, views: Sequence[Entr
     plan = merge.plan(name, views) if merge.plan else None
 
     def part(start: int, stop: int, out: Tensor | None) -> Tensor:
-        stack = scratch("stack", stop - start, rows=len(views)).view(len(views), stop - start)
-        for view, row in zip(views, stack, strict=True):
-            view.part(start, stop, row)
-        result = merge.combine(At(name, start, shape), stack, coefs, plan)
-        return result.clone() if out is None else out.copy_(result)
+        with stacked(len(views), stop - start) as stack:
+            for view, row in zip(views, stack, strict=True):
+                view.part(start, stop, row)
+            result = merge.combine(At(name, start, shape), stack, coefs, plan)
+        if out is None:
+            return result.clone()
+        return out if result.data_ptr() == out.data_ptr() else out.copy_(result)  # the same where `out` is `place`
 
     def whole() -> Tensor:
         if merge.elementwise:

@@ -19,10 +19,14 @@ from metier.errors import BaseMismatch, KeyMismatch, ShapeMismatch
 
 
 class Lazy(Mapping[str, Entry]):
-    """Name -> entry, read or computed each time it is asked for; nothing is kept."""
+    """Name -> entry, read or computed each time it is asked for; nothing is kept. shape: what is known of one without reading it."""
 
-    def __init__(self, names: Iterable[str], read: Callable[[str], Entry]) -> None:
-        self._names, self._read = dict.fromkeys(names), read
+    def __init__(self, names: Iterable[str], read: Callable[[str], Entry], shape: Callable[[str], torch.Size] | None = None) -> None:
+        self._names, self._read, self._shape = dict.fromkeys(names), read, shape
+
+    def shape(self, name: str) -> torch.Size:
+        """The shape of one entry; its values are not read where that can be."""
+        return self._shape(name) if self._shape and name in self._names else self[name].shape
 
     def __getitem__(self, name: str) -> Entry:
         if name not in self._names:
@@ -99,6 +103,10 @@ class Delta:
     def read(self) -> Delta:
         """The same delta with every entry in memory, computed ones formed."""
         return replace(self, entries={n: Dense(e.dense()) if isinstance(e, Between | Seen) else e for n, e in self.entries.items()})
+
+    def shape(self, name: str) -> torch.Size:
+        """The shape of one change; the values of a stored one are not read."""
+        return self.entries.shape(name) if isinstance(self.entries, Lazy) else self.entries[name].shape
 
     def stored_parameters(self) -> int:
         """How many numbers the delta stores (indices not counted)."""

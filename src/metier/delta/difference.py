@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from metier.delta.checkpoint import Checkpoint
+from metier.delta.checkpoint import OUTPUT, Checkpoint
 from metier.delta.delta import Delta, Lazy
 from metier.delta.entry import Between, Dense, Entry, New
 from metier.errors import KeyMismatch, ShapeMismatch, UserError
@@ -63,6 +63,7 @@ def same_architecture(base: Checkpoint, tuned: Checkpoint) -> None:
 
 def _of_checkpoints(base: Checkpoint, tuned: Checkpoint, fingerprint: str) -> Delta:
     same_architecture(base, tuned)
+    _same_ties(base, tuned)
     stored = {n for n in tuned if n not in base}
     names = [n for n in base if base.dtype(n).is_floating_point] + sorted(stored)
 
@@ -71,6 +72,16 @@ def _of_checkpoints(base: Checkpoint, tuned: Checkpoint, fingerprint: str) -> De
 
     provenance = {"base": str(base.path), "tuned": str(tuned.path), "files": tuned.stamp()}
     return Delta(Lazy(names, entry), fingerprint, provenance)
+
+
+def _same_ties(base: Checkpoint, tuned: Checkpoint) -> None:
+    """Raises KeyMismatch where the base shares its output layer with the embedding and the tuned model has another one: it would be lost."""
+    if base.tied is None or OUTPUT not in tuned.where or torch.equal(tuned[OUTPUT], tuned[base.tied]):
+        return
+    raise KeyMismatch(
+        f"diff: '{OUTPUT}' of {_file(tuned, OUTPUT)} is a tensor of its own, in the base {base.path} it is '{base.tied}'. Tie it again, or "
+        "give a base that stores it (load the base with tie_word_embeddings=False and save it)."
+    )
 
 
 def _file(checkpoint: Checkpoint, name: str) -> Path:

@@ -40,7 +40,7 @@ def encode(indices: NDArray[np.int64]) -> tuple[NDArray[np.uint8], int]:
 
 def decode(code: NDArray[np.uint8], count: int, r: int, span: int) -> NDArray[np.int64]:
     """The indices of a code. Raises UserError where it does not give `count` positions below `span`."""
-    if len(code) == 0 and r == 0 and 0 <= count <= span:
+    if len(code) == 0 and (count == 0 or (r == 0 and 0 <= count <= span)):
         return np.arange(count)
     plain = -(-count * r // 8)
     if not 0 < count <= span or not 0 <= r < 63 or len(code) < plain:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -10,6 +12,22 @@ from torch import Tensor
 from metier.delta.entry import SLICE
 
 _own = threading.local()
+
+
+@contextlib.contextmanager
+def stacked(k: int, n: int) -> Iterator[Tensor]:
+    """(k, n) scratch for a stack of slices; a stack that is asked for inside the block (a merge of merges) is another one."""
+    depth: int = getattr(_own, "depth", 0)
+    _own.depth = depth + 1
+    try:
+        yield scratch(f"stack{depth}", n, rows=k).view(k, n)
+    finally:
+        _own.depth = depth
+
+
+def place(k: int, n: int) -> Tensor:
+    """(n,) scratch for the result of a merge of k: where the first row of its stack is, so that it need not be copied there."""
+    return scratch(f"stack{getattr(_own, 'depth', 0)}", n, rows=k).view(k, n)[0]
 
 
 def scratch(name: str, n: int, dtype: torch.dtype = torch.float32, rows: int = 1) -> Tensor:

@@ -1,8 +1,9 @@
 """Exact selection: which entries are among the k largest by magnitude, ties to the lowest index, in one or two passes and no sort.
 
-A sample brackets the k-th largest magnitude; one pass counts what lies above the bracket and collects what lies inside it (few
-entries, or one value that many entries share). Where the bracket fails or too much lies inside, two passes of a histogram of the
-bit patterns find the same value in bounded memory. The sample decides how long it takes, never what comes out.
+A sample brackets the k-th largest magnitude; one pass counts what lies above the bracket and collects what lies inside it. Where many
+entries share a value, as changes of bfloat16 weights do, the ends of the bracket are such values and are counted. Where the bracket
+fails or too much lies inside, two passes of a histogram of the bit patterns find the same value in bounded memory. The sample decides
+how long it takes, never what comes out. Several k are found in the same pass.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metier.delta.entry import SLICE, Entry, opened
+from metier.delta.scratch import scratch
 from metier.errors import UserError
 
 SAMPLE = 1 << 16  # entries in a sample, at most; a 64th of them all in smaller tensors
 RUN = 1 << 10  # of them neighbours
 DIRECT = 1 << 16  # tensors up to this size are selected from as a whole
 HELD = 1 << 21  # entries inside the bracket that may be collected
+HEAVY = 0.01  # share of a sample from which on it is worth counting an end of the bracket apart
 SIGMAS = 3.5  # half-width of the bracket, in standard deviations of the sample's quantile
 LOW = 15  # low bits of a magnitude's 31 in the second pass of the histogram
 
@@ -33,14 +36,15 @@ class Cut(NamedTuple):
     value: float
     last: int
 
-    def keep(self, start: int, values: Tensor) -> Tensor:
-        """The slice with all else set to zero, in place. values: (n,) float32, beginning at flat index `start`."""
+    def keep(self, start: int, values: Tensor, out: Tensor | None = None) -> Tensor:
+        """The slice with all else set to zero, in place or in `out`. values: (n,) float32, beginning at flat index `start`."""
+        out = values if out is None else out
         ties = min(max(self.last + 1 - start, 0), len(values))
         if ties:
-            _shrink(values[:ties], float(np.nextafter(np.float32(self.value), np.float32(-1))))
+            _shrink(values[:ties], float(np.nextafter(np.float32(self.value), np.float32(-1))), out[:ties])
         if ties < len(values):
-            _shrink(values[ties:], self.value)
-        return values
+            _shrink(values[ties:], self.value, out[ties:])
+        return out
 
 
 ALL, NONE = Cut(0.0, 1 << 62), Cut(math.inf, -1)
@@ -53,52 +57,61 @@ def count_of(density: float, n: int) -> int:
 
 def cuts(entries: Mapping[str, Entry], count: int) -> dict[str, Cut]:
     """For each tensor its cut, so that over all of them exactly the `count` largest magnitudes are kept; ties in the order given."""
+    return cuts_at(entries, [count])[0]
+
+
+def cuts_at(entries: Mapping[str, Entry], counts: Sequence[int]) -> list[dict[str, Cut]]:
+    """The cuts for several counts, in one pass where they can be."""
     sizes = {name: entry.shape.numel() for name, entry in entries.items()}
-    if count >= sum(sizes.values()):
-        return dict.fromkeys(sizes, ALL)
-    if count <= 0:
-        return dict.fromkeys(sizes, NONE)
-    ready = {name: opened(entry) for name, entry in entries.items()}
-    blocks = [(name, start) for name, n in sizes.items() for start in range(0, n, SLICE)]
-    read = _reader(ready, sizes)
-    value, kept, ties = _threshold(blocks, read, ready, sizes, count)
-    return _spread(blocks, read, sizes, value, kept, ties)
+    total, simple = sum(sizes.values()), {}
+    for count in counts:
+        if not 0 < count < total:
+            simple[count] = dict.fromkeys(sizes, ALL if count > 0 or total == 0 else NONE)
+    if left := [c for c in dict.fromkeys(counts) if c not in simple]:
+        ready = {name: opened(entry) for name, entry in entries.items()}
+        blocks = [(name, start) for name, n in sizes.items() for start in range(0, n, SLICE)]
+        read = _reader(ready, sizes)
+        for count, found in zip(left, _thresholds(blocks, read, ready, sizes, left), strict=True):
+            simple[count] = _spread(blocks, read, sizes, *found)
+    return [simple[count] for count in counts]
 
 
 Block = tuple[str, int]
 Read = Callable[[Block], Tensor]
+Found = tuple[float, int, list[int] | None]  # the k-th largest, how many of its ties are kept, ties by block: [] all kept, None not known
 
 
 def _reader(entries: Mapping[str, Entry], sizes: Mapping[str, int]) -> Read:
-    buffer = torch.empty(SLICE)
-
     def read(block: Block) -> Tensor:
         name, start = block
         stop = min(start + SLICE, sizes[name])
-        return entries[name].part(start, stop, buffer[: stop - start]).abs_()
+        return entries[name].part(start, stop, scratch("magnitudes", stop - start)).abs_()
 
     return read
 
 
-def _threshold(
-    blocks: Sequence[Block], read: Read, entries: Mapping[str, Entry], sizes: Mapping[str, int], count: int
-) -> tuple[float, int, list[int] | None]:
-    """(the count-th largest magnitude, how many of its ties are kept, ties in each block: [] if all are kept, None if not known)."""
+def _thresholds(
+    blocks: Sequence[Block], read: Read, entries: Mapping[str, Entry], sizes: Mapping[str, int], counts: Sequence[int]
+) -> list[Found]:
     total = sum(sizes.values())
-    if total > DIRECT:
-        low, high = _bracket(_sample(entries, sizes, total), count / total)
-        if found := _within(blocks, read, low, high, count):
-            return found
-    return _histogram(blocks, read, count) if total > DIRECT else _direct(blocks, read, count)
+    if total <= DIRECT:
+        return [_direct(blocks, read, count) for count in counts]
+    runs = _sample(entries, sizes, total)
+    sample = np.sort(np.concatenate(runs))
+    brackets = [_Bracket(sample, runs, count / total) for count in counts]
+    for block in blocks:
+        numbers = _numbers(block, read(block))
+        for bracket in brackets:
+            bracket.look(numbers)
+    return [b.found(count) or _histogram(blocks, read, count) for b, count in zip(brackets, counts, strict=True)]
 
 
-def _direct(blocks: Sequence[Block], read: Read, count: int) -> tuple[float, int, list[int] | None]:
-    parts = [_numbers(b, read(b)).copy() for b in blocks]
-    return _ranked(parts, count)
+def _direct(blocks: Sequence[Block], read: Read, count: int) -> Found:
+    return _ranked([_numbers(b, read(b)).copy() for b in blocks], count)
 
 
-def _ranked(parts: list[NDArray[np.float32]], rank: int) -> tuple[float, int, list[int] | None]:
-    """(the rank-th largest of all, how many of its ties are within the rank, ties in each part, none listed where all are within)."""
+def _ranked(parts: list[NDArray[np.float32]], rank: int) -> Found:
+    """The rank-th largest of all."""
     values = np.sort(np.concatenate(parts))  # vectorised, where a partition is slowed down by ties
     value = values[-rank]
     first, last = np.searchsorted(values, value, "left"), np.searchsorted(values, value, "right")
@@ -107,47 +120,65 @@ def _ranked(parts: list[NDArray[np.float32]], rank: int) -> tuple[float, int, li
     return float(value), kept, ties
 
 
-def _sample(entries: Mapping[str, Entry], sizes: Mapping[str, int], total: int) -> NDArray[np.float32]:
+def _sample(entries: Mapping[str, Entry], sizes: Mapping[str, int], total: int) -> list[NDArray[np.float32]]:
     """Runs of magnitudes at even distances over all tensors."""
     step = max(total // (SAMPLE // RUN), 64 * RUN)
     found, before = [], 0
     for name, n in sizes.items():
         first = -before % step
-        found += [entries[name].part(s, min(s + RUN, n)).abs_() for s in range(first, n, step)]
+        found += [entries[name].part(s, min(s + RUN, n)).abs_().numpy() for s in range(first, n, step)]
         before += n
-    return torch.cat(found).numpy()
+    return found
 
 
-def _bracket(sample: NDArray[np.float32], density: float) -> tuple[float, float]:
-    sample, n = np.sort(sample), len(sample)
-    middle, spread = (1 - density) * n, SIGMAS * math.sqrt(density * (1 - density) * n) + 1
-    low, high = int(middle - spread), math.ceil(middle + spread)
-    return float(sample[low]) if low >= 0 else 0.0, float(sample[high]) if high < n else math.inf
+class _Bracket:
+    """Where the k-th largest should be: [low, high] by a sorted sample. `look` at every block, then `found`."""
+
+    def __init__(self, sample: NDArray[np.float32], runs: Sequence[NDArray[np.float32]], density: float) -> None:
+        n = len(sample)
+        middle = min(round((1 - density) * n), n - 1)
+        shares = [np.count_nonzero(run >= sample[middle]) / len(run) for run in runs]
+        error = max(math.sqrt(density * (1 - density) / n), float(np.std(shares)) / math.sqrt(len(runs)))  # neighbours may be alike
+        low, high = int(middle - SIGMAS * error * n - 1), math.ceil(middle + SIGMAS * error * n + 1)
+        self.low = sample[low] if low >= 0 else np.float32(0)
+        self.high = sample[high] if high < n else np.float32(math.inf)
+        equal = [np.searchsorted(sample, v, "right") - np.searchsorted(sample, v, "left") > HEAVY * n for v in (self.low, self.high)]
+        self.low_apart, self.high_apart = bool(equal[0]), bool(equal[1])  # whether values equal to them are counted, not held
+        self.above, self.held = 0, 0
+        self.highs: list[int] = []
+        self.lows: list[int] = []
+        self.parts: list[NDArray[np.float32]] = []
+
+    def look(self, numbers: NDArray[np.float32]) -> None:
+        """Count one block."""
+        n = len(numbers)
+        inside, over = scratch("inside", n, torch.bool).numpy(), scratch("over", n, torch.bool).numpy()
+        more = int(np.count_nonzero(np.greater(numbers, self.high, out=over)))
+        self.above += more
+        if self.high_apart or self.low == self.high:
+            self.highs.append(int(np.count_nonzero(np.greater_equal(numbers, self.high, out=over))) - more)
+        if self.low == self.high:
+            return
+        np.greater_equal(numbers, self.low, out=inside)
+        if self.low_apart:
+            within = int(np.count_nonzero(inside))
+            self.lows.append(within - int(np.count_nonzero(np.greater(numbers, self.low, out=inside))))
+        if self.held <= HELD:
+            self.parts.append(numbers[np.flatnonzero(np.logical_xor(inside, over, out=over))])
+            self.held += len(self.parts[-1])
+
+    def found(self, count: int) -> Found | None:
+        """The count-th largest; None where it is not inside, or too much is."""
+        rank, highs, lows = count - self.above, sum(self.highs), sum(self.lows)
+        if 0 < rank <= highs:
+            return float(self.high), rank, self.highs
+        rank -= highs
+        if rank <= 0 or self.held > HELD or rank > self.held + lows:
+            return None
+        return _ranked(self.parts, rank) if rank <= self.held else (float(self.low), rank - self.held, self.lows)
 
 
-def _within(blocks: Sequence[Block], read: Read, low: float, high: float, count: int) -> tuple[float, int, list[int] | None] | None:
-    """One pass with a bracket [low, high]; None where the value is not inside or too many entries are."""
-    above, inside, parts = 0, [], []
-    least, most = np.empty(SLICE, np.bool_), np.empty(SLICE, np.bool_)
-    for block in blocks:
-        numbers = _numbers(block, read(block))
-        here, over = least[: len(numbers)], most[: len(numbers)]
-        np.greater_equal(numbers, np.float32(low), out=here)
-        np.greater(numbers, np.float32(high), out=over)
-        more = int(np.count_nonzero(over))
-        above += more
-        inside.append(int(np.count_nonzero(here)) - more)
-        if low < high:
-            if sum(inside) > HELD:
-                return None
-            parts.append(numbers[np.logical_xor(here, over, out=over)])
-    rank = count - above
-    if not 0 < rank <= sum(inside):
-        return None
-    return _ranked(parts, rank) if low < high else (low, rank, inside)
-
-
-def _histogram(blocks: Sequence[Block], read: Read, count: int) -> tuple[float, int, list[int] | None]:
+def _histogram(blocks: Sequence[Block], read: Read, count: int) -> Found:
     """Two passes over the bits of the magnitudes, whose order is that of the numbers: the high ones, then the low ones of one bin."""
     bins = np.zeros(1 << (31 - LOW), np.int64)
     for block in blocks:
@@ -189,10 +220,12 @@ def _spread(
     return found
 
 
-def _shrink(values: Tensor, limit: float) -> None:
-    """Zero where |x| <= limit, in place."""
+def _shrink(values: Tensor, limit: float, out: Tensor) -> None:
+    """Zero where |x| <= limit."""
     if limit >= 0:
-        torch.hardshrink(values, limit, out=values)
+        torch.hardshrink(values, limit, out=out)
+    elif out is not values:
+        out.copy_(values)
 
 
 def _numbers(block: Block, values: Tensor) -> NDArray[np.float32]:

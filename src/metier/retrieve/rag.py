@@ -8,7 +8,7 @@ Randomness:  none.
 Cost:        indexing once; per answer, the tokens of its passages; 'dense' and 'fused' embed every passage once and every query.
 Deviations:  nothing is trained (the paper trains the query encoder and the generator), and passages share one prompt where
              the paper sums over passages. 'bm25' never shows a passage that shares no word with the query, so an answer may
-             see fewer passages than asked for. 'dense' uses the plain base, without the start's other changes.
+             see fewer passages than asked for. 'dense' uses the plain encoder or base, without the start's other changes.
              Passages that would not fit are left out, worst first.
 Errors:      UserError where the task has no documents, or where overlap is not less than words.
 """
@@ -22,6 +22,7 @@ from metier import check
 from metier.errors import UserError
 from metier.method import About
 from metier.model import Specialist, load_base
+from metier.model.base import EMBEDDED
 from metier.model.known import Known
 from metier.retrieve.index import passages
 from metier.retrieve.passages import Passages, query_of
@@ -33,6 +34,9 @@ ABOUT = About(
 )  # fmt: skip
 
 
+ENCODER = "metier-encoder"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """Settings of RAG."""
@@ -42,7 +46,8 @@ class Settings:
     retriever: Literal["bm25", "dense", "fused"] = "bm25"
     """How they are found: shared words, likeness of embeddings, or both rankings fused."""
     encoder: str = ""
-    """The base whose embeddings 'dense' and 'fused' compare, by name or path ('minilm'); empty: the base itself."""
+    """The base whose embeddings 'dense' and 'fused' compare, by name or path ('metier-encoder', 'minilm'); empty: metier-encoder
+    where the base is an embedded one, as they read the same words, else the base itself."""
     order: Literal["best-last", "best-first"] = "best-last"
     """Whether the best passage stands last, next to the query, or first."""
     words: int = 100
@@ -69,7 +74,8 @@ def rag(start: Specialist, task: Task, settings: Settings, run: Run) -> Passages
         )
     encoder, vectors = None, None
     if settings.retriever != "bm25":
-        encoder = Known.of(load_base(settings.encoder, chat=False) if settings.encoder else start.base)
+        name = settings.encoder or (ENCODER if start.base.path.startswith(str(EMBEDDED)) else "")
+        encoder = Known.of(load_base(name, chat=False) if name else start.base)
         vectors = encoder.embed([p.text for p in found])
     base = Known.reading(start, task)
     change = Passages(tuple(found), base, settings.passages, settings.retriever, settings.order, encoder, vectors)

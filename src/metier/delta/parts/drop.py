@@ -6,16 +6,18 @@ Draws are keyed by (seed, the delta's key, tensor name, block of entries): no gl
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from metier import check
 from metier.delta.transform import At, Transform, elementwise
 
-DRAWN = 1 << 16  # entries whose draws share one generator
+DRAWN = 1 << 16  # entries whose uniform draws share one generator
+MANY = 1 << 18  # entries that are kept or dropped by one generator's draws
 
 
 def drop(density: float, *, seed: int = 0, rescale: bool = True) -> Transform:
@@ -26,18 +28,43 @@ def drop(density: float, *, seed: int = 0, rescale: bool = True) -> Transform:
     def part(key: str, at: At, values: Tensor) -> Tensor:
         if density == 1:
             return values
-        numbers, limit = values.numpy(), np.uint32(min(round(density * 2**32), 2**32 - 1))
-        for first, last, draws in uniform(f"{seed}|{key}|{at.name}", at.start, at.start + len(values)):
-            np.copyto(numbers[first - at.start : last - at.start], 0, where=draws >= limit)
+        bits, keeps = values.view(torch.int32).numpy(), kept(f"{seed}|{key}|{at.name}", density, at)
+        for first, last, keep in keeps(at.start, at.start + len(values)):
+            part = bits[first - at.start : last - at.start]
+            np.bitwise_and(part, keep, out=part)
         return values.div_(density) if rescale else values
 
     return elementwise(lambda delta: delta.key, part, local=True)
 
 
+def kept(key: str, density: float, at: At) -> Callable[[int, int], Iterator[tuple[int, int, NDArray[np.int8]]]]:
+    """Which flat entries of a tensor are kept, each with probability `density` (to 2^-40): (first, last, -1 kept | 0 dropped), block by block.
+
+    A byte is drawn for each entry; where it is the one that `density` splits, 32 more bits decide.
+    """
+    whole, n = divmod(round(density * 2**40), 2**32), at.shape.numel()
+
+    def blocks(start: int, stop: int) -> Iterator[tuple[int, int, NDArray[np.int8]]]:
+        for block in range(start // MANY, -(-stop // MANY)):
+            first, last = max(start, block * MANY), min(stop, (block + 1) * MANY)
+            size = min(MANY, n - block * MANY)
+            generator = _generator(key, block)
+            draws = generator.integers(0, 2**64, -(-size // 8), dtype=np.uint64).view(np.uint8)[:size]
+            keep = np.less(draws, whole[0]).view(np.int8)
+            split = np.flatnonzero(draws == whole[0])
+            keep[split] = generator.integers(0, 2**32, len(split), dtype=np.uint64) < whole[1]
+            yield first, last, np.negative(keep[first - block * MANY : last - block * MANY])
+
+    return blocks
+
+
 def uniform(key: str, start: int, stop: int) -> Iterator[tuple[int, int, NDArray[np.uint32]]]:
     """(first, last, draws): 32-bit uniform draws for the flat entries [start, stop), block by block."""
     for block in range(start // DRAWN, -(-stop // DRAWN)):
-        seed = int.from_bytes(hashlib.sha256(f"{key}|{block}".encode()).digest()[:16], "little")
-        draws = np.random.Generator(np.random.SFC64(seed)).integers(0, 2**64, DRAWN // 2, dtype=np.uint64).view(np.uint32)
+        draws = _generator(key, block).integers(0, 2**64, DRAWN // 2, dtype=np.uint64).view(np.uint32)
         first, last = max(start, block * DRAWN), min(stop, (block + 1) * DRAWN)
         yield first, last, draws[first - block * DRAWN : last - block * DRAWN]
+
+
+def _generator(key: str, block: int) -> np.random.Generator:
+    return np.random.Generator(np.random.SFC64(int.from_bytes(hashlib.sha256(f"{key}|{block}".encode()).digest()[:16], "little")))

@@ -18,8 +18,9 @@ def elect_sign_mean(at: At, stack: Tensor, coefs: Sequence[float], plan: Any = N
     for change, coef in zip(stack, coefs, strict=True):
         if coef != 1:
             change.mul_(coef)
-    sign = scratch("sign", stack[0].numel()).view(stack[0].shape).copy_(stack[0])
-    for change in stack[1:]:
+    sign = scratch("sign", stack[0].numel()).view(stack[0].shape)
+    torch.add(stack[0], stack[1], out=sign) if len(stack) > 1 else sign.copy_(stack[0])
+    for change in stack[2:]:
         sign += change
     sign.sign_()
     for change in stack:
@@ -43,5 +44,6 @@ def _weights(stack: Tensor, coefs: Sequence[float]) -> Tensor:
     count = scratch("count", n, torch.uint8).zero_().numpy()  # equal coefficients: count in bytes, which is four times as fast
     for change in stack:
         np.add(count, np.greater(change.reshape(-1).numpy(), 0, out=agrees).view(np.uint8), out=count)
-    weights.copy_(torch.from_numpy(count)).clamp_(min=1)
+    np.add(count, np.equal(count, 0, out=agrees).view(np.uint8), out=count)
+    weights.copy_(torch.from_numpy(count))
     return (weights.mul_(abs(coefs[0])) if abs(coefs[0]) not in (0.0, 1.0) else weights).view(shape)

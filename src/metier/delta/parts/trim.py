@@ -11,7 +11,8 @@ from torch import Tensor
 from metier import check
 from metier.delta.delta import Delta
 from metier.delta.entry import New
-from metier.delta.select import Cut, count_of, cuts
+from metier.delta.scratch import scratch
+from metier.delta.select import Cut, count_of, cuts_at
 from metier.delta.transform import At, Transform, elementwise
 from metier.errors import UserError
 
@@ -25,7 +26,7 @@ def trim(density: float, *, scope: Scope = "tensor") -> Transform:
     check.one_of("trim: scope", scope, ("tensor", "layer", "model"))
 
     def prepare(delta: Delta) -> dict[str, Cut]:
-        return {} if density == 1 else _cut(delta, scope, density)
+        return {} if density == 1 else _cut(delta, scope, density)[0]
 
     def part(state: dict[str, Cut], at: At, values: Tensor) -> Tensor:
         return values if density == 1 else state[at.name].keep(at.start, values)
@@ -46,12 +47,12 @@ def trim_outliers(density: float, gamma: float, *, scope: Scope = "tensor") -> T
     if gamma == 0:
         return trim(density, scope=scope)
 
-    def prepare(delta: Delta) -> tuple[dict[str, Cut], dict[str, Cut]]:
-        return _cut(delta, scope, gamma), _cut(delta, scope, min(density + gamma, 1.0))
+    def prepare(delta: Delta) -> list[dict[str, Cut]]:
+        return _cut(delta, scope, gamma, min(density + gamma, 1.0))
 
-    def part(state: tuple[dict[str, Cut], dict[str, Cut]], at: At, values: Tensor) -> Tensor:
+    def part(state: list[dict[str, Cut]], at: At, values: Tensor) -> Tensor:
         largest, kept = state[0][at.name], state[1][at.name]
-        outliers = largest.keep(at.start, values.clone())
+        outliers = largest.keep(at.start, values, scratch("outliers", len(values)))
         return kept.keep(at.start, values).sub_(outliers)
 
     return elementwise(prepare, part, local=scope == "tensor")
@@ -63,11 +64,14 @@ def layer_of(name: str) -> str:
     return found[0] if found else name
 
 
-def _cut(delta: Delta, scope: Scope, density: float) -> dict[str, Cut]:
-    found: dict[str, Cut] = {}
+def _cut(delta: Delta, scope: Scope, *densities: float) -> list[dict[str, Cut]]:
+    """The cuts of each density, name -> cut."""
+    found: list[dict[str, Cut]] = [{} for _ in densities]
     for names in _groups(delta, scope):
         entries = {n: e for n in names if not isinstance(e := delta.entries[n], New)}
-        found |= cuts(entries, count_of(density, sum(e.shape.numel() for e in entries.values())))
+        total = sum(e.shape.numel() for e in entries.values())
+        for known, more in zip(found, cuts_at(entries, [count_of(d, total) for d in densities]), strict=True):
+            known |= more
     return found
 
 

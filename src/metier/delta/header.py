@@ -1,0 +1,96 @@
+"""Header: what delta.json may say, checked before it is believed, and checked against the data's own header."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from metier.delta.entry import Between, Dense, LowRank, New, Packed, Ref, Seen, Sparse
+from metier.delta.stored import Stored
+from metier.errors import UserError
+
+FORMAT = 1
+HEADER, DATA = "delta.json", "delta.safetensors"
+KINDS: dict[type, str] = {
+    Dense: "dense", Between: "dense", Seen: "dense", New: "new", Sparse: "sparse", LowRank: "lowrank", Packed: "packed", Ref: "ref",
+}  # fmt: skip
+PARTS = {
+    "dense": ("dense",),
+    "new": ("new",),
+    "sparse": ("indices", "values"),
+    "lowrank": ("up", "down"),
+    "packed": ("code", "signs"),
+    "ref": (),
+}
+NUMBERS = {"lowrank": ("scale",), "packed": ("count", "rice", "scale"), "ref": ("delta", "name", "scale")}
+
+
+def check_header(place: Path, header: Mapping[str, Any]) -> None:
+    """Raises UserError where delta.json says what cannot be, naming the tensor."""
+    wanted = {"format": int, "base": str, "provenance": dict, "data": str, "entries": dict}
+    if header.get("format") != FORMAT or isinstance(header.get("format"), bool):
+        raise UserError(
+            f"{place}: has format {header.get('format')!r}; this version reads {FORMAT}. Use the version of metier that wrote it."
+        )
+    if wrong := sorted(k for k, kind in wanted.items() if not isinstance(header.get(k), kind)) or sorted(set(header) - set(wanted)):
+        raise UserError(f"{place}: lacks or misstates {', '.join(map(repr, wrong))}. The file is damaged.")
+    for name, facts in header["entries"].items():
+        _check_facts(place, name, facts)
+
+
+def _check_facts(place: Path, name: str, facts: Any) -> None:
+    kind = facts.get("kind") if isinstance(facts, dict) else None
+    if not isinstance(kind, str) or kind not in PARTS:
+        raise UserError(f"{place}: '{name}' has unknown kind {kind!r}; this version reads {', '.join(PARTS)}.")
+    if set(facts) != {"kind", "shape", *NUMBERS.get(kind, ())}:
+        raise UserError(
+            f"{place}: '{name}' must have kind, shape and {', '.join(NUMBERS.get(kind, ())) or 'nothing else'}; got {sorted(facts)}."
+        )
+    shape = facts["shape"]
+    whole = {"count", "rice"} & set(facts)
+    fine = isinstance(shape, list) and all(_count(i) for i in shape) and len(shape) <= 64 and all(_count(facts[k]) for k in whole)
+    fine = fine and all(isinstance(facts[k], str) for k in {"delta", "name"} & set(facts)) and _number(facts.get("scale", 0))
+    if not fine or math.prod(shape) >= 1 << 62:
+        raise UserError(f"{place}: '{name}' has a shape or a number that cannot be: {facts}. The file is damaged.")
+
+
+def check_parts(place: Path, entries: Mapping[str, Any], data: Stored) -> None:
+    """What both headers say of each tensor must fit. Raises UserError naming the tensor."""
+    wanted = {f"{name}|{part}" for name, facts in entries.items() for part in PARTS[facts["kind"]]}
+    if lacking := sorted(wanted - set(data.facts)):
+        raise UserError(f"{data.path}: lacks '{lacking[0]}', which {HEADER} names. The file is damaged; make it again.")
+    if surplus := sorted(set(data.facts) - wanted):
+        raise UserError(f"{data.path}: holds {len(surplus)} tensors that {HEADER} does not name, the first '{surplus[0]}'.")
+    for name, facts in entries.items():
+        parts = [data.facts[f"{name}|{p}"] for p in PARTS[facts["kind"]]]
+        shapes, types, shape = [p.shape for p in parts], [p.dtype for p in parts], tuple(facts["shape"])
+        match facts["kind"]:
+            case "dense" | "new":
+                fine = shapes[0] == shape and (types[0].is_floating_point or facts["kind"] == "new")
+            case "lowrank":
+                fine = len(shape) == len(shapes[0]) == len(shapes[1]) == 2 and shapes[0][1] == shapes[1][0]
+                fine = fine and (shapes[0][0], shapes[1][1]) == shape and types[0].is_floating_point and types[1].is_floating_point
+            case "sparse":
+                fine = len(shapes[0]) == 1 and shapes[0] == shapes[1] and types[0] == torch.int64 and types[1].is_floating_point
+                fine = fine and shapes[0][0] <= math.prod(shape)
+            case "packed":
+                fine = all(len(s) == 1 for s in shapes) and types == [torch.uint8] * 2 and facts["count"] <= math.prod(shape)
+                fine = fine and shapes[1][0] == -(-facts["count"] // 8)
+            case _:
+                fine = True
+        if not fine:
+            raise UserError(
+                f"{place}: '{name}' ({facts['kind']}, shape {list(shape)}) does not fit its data {[list(s) for s in shapes]}, {types}."
+            )
+
+
+def _count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 62
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300 and math.isfinite(value)
