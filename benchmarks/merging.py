@@ -27,6 +27,7 @@ import time
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -37,6 +38,9 @@ FILLED = 1 << 19  # bytes at the head of each tensor that are not zero in the ch
 
 
 NOTHING: Mapping[str, Any] = types.MappingProxyType({})
+
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Row(NamedTuple):
@@ -151,9 +155,9 @@ def child(name: str, work: Path, experts: int) -> None:
 def recipe(name: str, work: Path, experts: int) -> str:
     """mergekit's YAML of a row (JSON is YAML)."""
     row = ROWS[name]
-    models = [{"model": f"{work}/ft{k}", "parameters": row.theirs} for k in range(row.experts or experts)]
+    models = [{"model": f"{work}/ft{k}", "parameters": dict(row.theirs)} for k in range(row.experts or experts)]
     base = {"base_model": f"{work}/{row.base}"} if row.base else {}
-    return json.dumps({"merge_method": name, **base, "models": models, "parameters": row.top, "dtype": "bfloat16"})
+    return json.dumps({"merge_method": name, **base, "models": models, "parameters": dict(row.top), "dtype": "bfloat16"})
 
 
 def measured(words: list[str]) -> dict[str, float]:

@@ -55,17 +55,18 @@ class Decoder(nn.Module):
     def __init__(self, reads: int, writes: int, *, width: int = 64, layers: int = 2, heads: int = 2, vectors: bool = False) -> None:
         super().__init__()
         self.read = nn.Linear(reads, width) if vectors else nn.Embedding(reads, width)
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
+        blocks = [Block(width, heads) for _ in range(layers)]
+        self.blocks = nn.ModuleList(blocks)
         self.norm, self.write = nn.LayerNorm(width), nn.Linear(width, writes)
-        self.half = width // heads // 2
-        for block in self.blocks:
+        self.turns = width // heads // 2
+        for block in blocks:
             for last in (block.out, block.down):  # a deep stream begins no larger than a shallow one
                 nn.init.normal_(last.weight, std=last.weight.shape[1] ** -0.5 * (2 * layers) ** -0.5)
 
     def features(self, x: Tensor) -> Tensor:
         """What the last layer writes from: (n, k, width)."""
         h = self.read(x)
-        angle = torch.arange(h.shape[1])[:, None] * ROTATION ** (-torch.arange(self.half) / self.half)
+        angle = torch.arange(h.shape[1])[:, None] * ROTATION ** (-torch.arange(self.turns) / self.turns)
         turn = angle.cos(), angle.sin()
         for block in self.blocks:
             h = block(h, turn)

@@ -83,7 +83,7 @@ def run(lab: Lab) -> Found:
 
 def drawn(grammar: LevelGrammar, rng: random.Random, n: int, *, shortest: int) -> list[tuple[Metadata, list[int]]]:
     """Texts with their metadata, of `shortest` to MOST terminals."""
-    texts = []
+    texts: list[tuple[Metadata, list[int]]] = []
     while len(texts) < n:
         metadata = tuple(int(rng.random() * 2) for _ in range(DEPTH))
         text, _ = grammar.sample(rng, metadata)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from typing import Any
 
 from metier.claims.claim import Claim
 from metier.claims.lab import Lab, contrast
@@ -21,7 +22,7 @@ CLAIM = Claim(
     row=74,
     title="Understanding the Effect of Noise in LLM Training Data with Algorithmic Chains of Thought",
     statement="Models tuned on traces tolerate high rates of static noise in them, and suffer from lower rates of dynamic noise.",
-    reported="no single figure in the abstract: 'hardly harmed by static noise, even much of it', 'significantly more' trouble at lower ones of dynamic noise",
+    reported="the abstract gives no single figure: much static noise hardly harms, less dynamic noise harms more",
     experiment="Traced addition, 600 training and 200 test examples; full tuning with 2000 examples on right traces, on static noise in 50 % and 75 % of the "
     "steps, on dynamic noise in 25 % and 50 %; step size searched on dev, which has no noise.",
     rule={
@@ -75,7 +76,12 @@ def summed(noise: NoiseKind, rate: float) -> Task:
         return tuple(Example(f"sum-{split}-{i:05d}", {"question": t.question}, t.text) for i, t in enumerate(traces))
 
     task = world.task("add-traced")
-    splits = {"train": rows("train", 600, noise), "dev": rows("dev", 100, "none"), "test": rows("test", 200, "none"), "ood": ()}
+    splits: dict[str, Any] = {
+        "train": rows("train", 600, noise),
+        "dev": rows("dev", 100, "none"),
+        "test": rows("test", 200, "none"),
+        "ood": (),
+    }
     return dataclasses.replace(task, name=f"sums-{noise}-{rate:g}", **splits)
 
 

@@ -10,7 +10,7 @@ Effects:    accuracy on new sequences of known tasks, paired by sequence and see
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -82,7 +82,8 @@ def _counts(rng: np.random.Generator, room: int) -> tuple[int, int]:
 def run(lab: Lab) -> Found:
     """Train a decoder in each role, ask for the labels of new sequences."""
     right: dict[str, dict[int, np.ndarray]] = {role: {} for role in ROLES}
-    hits, seen = [], {role: [] for role in ROLES}
+    hits: list[Any] = []
+    seen: dict[str, list[Any]] = {role: [] for role in ROLES}
     for seed in lab.seeds:
         rng = np.random.default_rng((seed, 1))
         tasks = np.array([rng.choice(np.arange(1, NUMBERS + 1), 4, replace=False) for _ in range(20 if lab.quick else TASKS)])

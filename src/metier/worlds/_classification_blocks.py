@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 from metier.worlds._classification_intents import INTENTS, OTHER, requested
@@ -59,7 +60,7 @@ def _again(rng: random.Random, draw: Draw) -> Draw:
 
 def _words(rng: random.Random, n: int) -> list[Kind]:
     """Single words of several groups."""
-    return [Kind(name, lambda name=name: pick(rng, GROUPS[name])) for name in rng.sample(tuple(GROUPS), n)]
+    return [Kind(name, partial(pick, rng, GROUPS[name])) for name in rng.sample(tuple(GROUPS), n)]
 
 
 def _framed_words(rng: random.Random, n: int) -> list[Kind]:
@@ -69,13 +70,13 @@ def _framed_words(rng: random.Random, n: int) -> list[Kind]:
         word = pick(rng, GROUPS[name])
         return word if rng.random() < 0.3 else pick(rng, FRAMES).format(w=word, a=pick(rng, ADJECTIVES))
 
-    return [Kind(name, lambda name=name: draw(name)) for name in rng.sample(tuple(GROUPS), n)]
+    return [Kind(name, partial(draw, name)) for name in rng.sample(tuple(GROUPS), n)]
 
 
 def _halves(rng: random.Random, n: int) -> list[Kind]:
     """Two kinds of phrases: one property decides, whatever else is said."""
     slot, names = slot_halves(rng)
-    return [Kind(name, lambda half=half: phrase(rng, slot, half)) for half, name in enumerate(names)]
+    return [Kind(name, partial(phrase, rng, slot, half)) for half, name in enumerate(names)]
 
 
 def _topics(rng: random.Random, n: int) -> list[Kind]:
@@ -86,26 +87,26 @@ def _topics(rng: random.Random, n: int) -> list[Kind]:
         return topical(rng, "train", subject, int(rng.random() * 2), shifted_words=shifted, loud=loud)
 
     if rng.random() < 0.5:
-        return [Kind(topic, lambda topic=topic: draw(pick(rng, tuple(SUBJECTS[topic])))) for topic in rng.sample(TOPICS, n)]
-    return [Kind(subject, lambda subject=subject: draw(subject)) for subject in rng.sample(tuple(FINE), n)]
+        return [Kind(topic, lambda topic=topic: draw(pick(rng, tuple(SUBJECTS[topic])))) for topic in rng.sample(TOPICS, n)]  # type: ignore[misc]
+    return [Kind(subject, partial(draw, subject)) for subject in rng.sample(tuple(FINE), n)]
 
 
 def _intents(rng: random.Random, n: int) -> list[Kind]:
     """Requests with different intents."""
-    return [Kind(i, lambda i=i: requested(rng, i, shifted=rng.random() < 0.1)) for i in rng.sample(INTENTS, n)]
+    return [Kind(i, lambda i=i: requested(rng, i, shifted=rng.random() < 0.1)) for i in rng.sample(INTENTS, n)]  # type: ignore[misc]
 
 
 def _reviews(rng: random.Random, n: int) -> list[Kind]:
     """Reviews without distractors."""
     words, forms = pick(rng, (USUAL, SHIFTED)), pick(rng, (("plain",), ("plain", "negated")))
-    return [Kind(v, lambda v=v: review(rng, v, pick(rng, forms), words)) for v in VERDICTS[:n]]
+    return [Kind(v, lambda v=v: review(rng, v, pick(rng, forms), words)) for v in VERDICTS[:n]]  # type: ignore[misc]
 
 
 def _letters(rng: random.Random, n: int) -> list[Kind]:
     """One made-up word for each kind: nothing but copying helps."""
     starts = rng.sample(_CODES, n)
-    words = [drawn_in("train", lambda start=start: start + "".join(rng.choices(_CODES, k=rng.randint(1, 2)))) for start in starts]
-    return [Kind(w, lambda w=w: w) for w in words]
+    words = [drawn_in("train", lambda start=start: start + "".join(rng.choices(_CODES, k=rng.randint(1, 2)))) for start in starts]  # type: ignore[misc]
+    return [Kind(w, partial(str, w)) for w in words]
 
 
 _SOURCES: tuple[Callable[[random.Random, int], list[Kind]], ...] = (

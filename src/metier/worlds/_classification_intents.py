@@ -86,7 +86,7 @@ _LOUD = ("ok so ", "hey you ", "listen, ")
 def requested(rng: random.Random, intent: str, *, shifted: bool = False, near: bool = False) -> str:
     """A request with this intent; one that is out of scope may use an intent's words (`near`)."""
     if intent == OTHER:
-        wordings = (_NEAR if near else _FAR)[shifted]
+        wordings: tuple[str, ...] = (_NEAR if near else _FAR)[shifted]
     else:
         wordings = ASKED[intent][shifted]
     return pick(rng, _LOUD if shifted else _POLITE) + _filled(rng, pick(rng, wordings)) + ("!!" if shifted else "")
