@@ -1,9 +1,11 @@
 """aTLAS (Zhang et al. 2024, arXiv:2407.02880): experts add up better when every tensor of each has a learned coefficient of its own.
 
-Experiment: three experts, each tuned fully on one task; a model for all three tasks is made of their changes by task arithmetic (one scale for
+Experiment: five experts, each tuned fully on one task; a model for all five tasks is made of their changes by task arithmetic (one scale for
 all, the best of eight on dev), by one learned coefficient for each expert, and by aTLAS, a learned coefficient for each expert and tensor. The
 learned ones see the same 64 examples of each task, as often.
-Effects:    accuracy on the three tests, paired by example and seed.
+Effects:    accuracy on the five tests, paired by example and seed.
+History:    version 1 had three of the experts and a step size of 0.03: one scale then kept 0.991 of 1.000, so that there was nothing to gain
+(undecided), and the learned coefficients stayed below it, at 0.956 and 0.962. The rule is the same.
 """
 
 from __future__ import annotations
@@ -27,20 +29,25 @@ CLAIM = Claim(
     statement="Learning a coefficient for every parameter block of every task vector composes them with less interference than one scale for "
     "each task vector, or for all of them, can.",
     reported="task addition on eight image tasks: 84.98 % of average accuracy with anisotropic, 70.79 % with isotropic scaling (CLIP ViT-B/32)",
-    experiment="Reviews and intents under drawn labels and mood in English, full tuning with 1200 examples each; one test of 100 examples of each task; "
+    experiment="Reviews, intents and topics (coarse and fine) under drawn labels and mood in English, full tuning with 1200 "
+    "examples each; one test of 100 examples of each task; "
     "coefficients learned from 64 examples of each, 800 draws.",
     rule={
         "anisotropic minus one learned scale for each expert": 0.0,
         "anisotropic minus one scale for all, searched on dev": 0.0,
     },
     needs={"experts on their own tasks minus the best of one scale": 0.02},
-    limits="Three experts and one small base, choices among labels only. The paper tunes vision models and reports averages over eight tasks; its "
+    limits="Five experts and one small base, choices among labels only. The paper tunes vision models and reports averages over eight tasks; its "
     "isotropic baseline is task arithmetic's one scale, one learned scale for each expert is the stricter one and is ours.",
-    trials=5,
-    minutes=5,
+    trials=7,
+    minutes=6,
+    version=2,
 )
 
-TASKS = (("classification", "reviews-coded"), ("classification", "intents-coded"), ("languages", "mood-en"))
+TASKS = (
+    ("classification", "reviews-coded"), ("classification", "intents-coded"), ("languages", "mood-en"),
+    ("classification", "topics-coded"), ("classification", "topics-fine-coded"),
+)  # fmt: skip
 SCALES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0)
 SHOTS = 64
 
@@ -53,7 +60,7 @@ def run(lab: Lab) -> Found:
     places = {s: tuple(folder(e, s) for e in experts) for s in lab.seeds}
     learned = {
         blocks: each(
-            lab, "atlas", every, lambda s, b=blocks: {"experts": places[s], "blocks": b, "lr": 0.03}, budget="800ex", label=f"coefficients by {blocks}",  # type: ignore[misc]
+            lab, "atlas", every, lambda s, b=blocks: {"experts": places[s], "blocks": b, "lr": 0.1}, budget="800ex", label=f"coefficients by {blocks}",  # type: ignore[misc]
         )
         for blocks in ("tensor", "model")
     }  # fmt: skip
