@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from metier.delta import golomb
+from metier.delta import golomb, native
 from metier.delta.held import Held
 from metier.errors import ShapeMismatch, UserError
 
@@ -91,8 +91,15 @@ class Between:
 
     def part(self, start: int, stop: int, out: Tensor | None = None) -> Tensor:
         """Slice [start, stop) of the flat change, float32, in `out` where it is given."""
-        before = self.floats(start, stop) if self.floats else self.base.reshape(-1)[start:stop].float()
-        return _floats(self.tuned.reshape(-1)[start:stop], out).sub_(before)
+        base, tuned = self.base.reshape(-1)[start:stop], self.tuned.reshape(-1)[start:stop]
+        out = torch.empty(stop - start, device=tuned.device) if out is None else out
+        if native.between(base, tuned, out):
+            return out
+        return out.copy_(tuned).sub_(self.floats(start, stop) if self.floats else base.float())
+
+    def sampled(self, step: int, length: int) -> Tensor | None:
+        """Magnitudes in runs of `length`, one in every `step` entries, (runs, length); None where they cannot be had quickly."""
+        return native.sampled(self.base.reshape(-1), self.tuned.reshape(-1), step, length)
 
     def scaled(self, c: float) -> Dense:
         """c times the change."""

@@ -19,12 +19,13 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from metier import check, cluster
+from metier.delta import native
 from metier.delta.checkpoint import Checkpoint
 from metier.delta.combine import merged, weights
 from metier.delta.delta import Delta, added
@@ -239,28 +240,36 @@ class _Shard:
             values = tensor[start:stop]
             if entry is not None:
                 change = entry.part(start, stop, place(self.work.experts, stop - start))
-                values = change if self.work.full else self._sum(name, values, change, start)
-                values = self._rounded(name, values, tensor.dtype)
+                values = self._rounded(name, change, tensor.dtype) if self.work.full else self._sum(name, values, change, start)
             self.file.write(name, start, values)
         self.tell((last - first) * tensor.dtype.itemsize)
 
     def _sum(self, name: str, before: Tensor, change: Tensor, start: int) -> Tensor:
-        """base + change in float32; where signs of zero or float64 ask for it, rounded already."""
+        """base + change, formed in float32 (float64 where the base is) and rounded once."""
+        out = scratch("rounded", len(before), before.dtype)
+        if (finite := native.added(before, change, out)) is not None:
+            return out if finite else self._unfit(name, before.dtype, before, change)
         if before.dtype not in SIGNED or _has_negative_zero(before):
-            return added(before, change)
-        return change.add_(self.work.floats[name](start, start + len(change)))
+            return self._rounded(name, added(before, change), before.dtype)
+        return self._rounded(name, change.add_(self.work.floats[name](start, start + len(change))), before.dtype)
 
     def _rounded(self, name: str, values: Tensor, dtype: torch.dtype) -> Tensor:
+        out = values if values.dtype == dtype else scratch("rounded", len(values), dtype)
+        if (finite := native.rounded(values, out)) is not None:
+            return out if finite else self._unfit(name, dtype, values)
         if not math.isfinite(float(values.sum())) and not bool(values.isfinite().all()):
-            raise UserError(
-                f"merge: '{name}' would hold values that are infinite or not numbers. {self._culprit(name)} Nothing was put at the output."
-            )
-        if values.dtype == dtype:
-            return values
-        rounded = scratch("rounded", len(values), dtype).copy_(values)
-        if dtype == torch.float16 and not bool(rounded.isfinite().all()):
-            raise UserError(f"merge: '{name}' holds values beyond what float16 can hold (65504). Lower the scale, or merge in bfloat16.")
-        return rounded
+            self._unfit(name, dtype, values)
+        if out is not values and not bool(out.copy_(values).isfinite().all()):
+            self._unfit(name, dtype, values)
+        return out
+
+    def _unfit(self, name: str, dtype: torch.dtype, *values: Tensor) -> NoReturn:
+        if all(bool(v.isfinite().all()) for v in values):
+            kind, most = str(dtype).removeprefix("torch."), torch.finfo(dtype).max
+            raise UserError(f"merge: '{name}' holds values beyond what {kind} can hold ({most:.6g}). Lower the scale, or merge in float32.")
+        raise UserError(
+            f"merge: '{name}' would hold values that are infinite or not numbers. {self._culprit(name)} Nothing was put at the output."
+        )
 
     def _culprit(self, name: str) -> str:
         if not bool(self.shard.tensor(name).isfinite().all()):

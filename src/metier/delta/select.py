@@ -10,19 +10,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metier.delta.entry import SLICE, Entry, Seen, opened
+from metier.delta import native
+from metier.delta.entry import SLICE, Between, Entry, Seen, opened
 from metier.delta.scratch import scratch
 from metier.errors import UserError
 
 SAMPLE = 1 << 16  # entries in a sample, at most; a 64th of them all in smaller tensors
 RUN = 1 << 10  # of them neighbours
+SHORT = 1 << 4  # neighbours, where more runs cost little: as entries of a row are alike, many short ones say more
 DIRECT = 1 << 16  # tensors up to this size are selected from as a whole
 HELD = 1 << 21  # entries inside the bracket that may be collected
 HEAVY = 0.01  # share of a sample from which on it is worth counting an end of the bracket apart
@@ -124,7 +126,7 @@ def _reader(entries: _Opened, sizes: Mapping[str, int]) -> Read:
     def read(block: Block) -> Tensor:
         name, start = block
         stop = min(start + SLICE, sizes[name])
-        return entries[name].part(start, stop, scratch("magnitudes", stop - start)).abs_()
+        return entries[name].part(start, stop, scratch("values", stop - start))
 
     return read
 
@@ -134,12 +136,12 @@ def _thresholds(blocks: Sequence[Block], read: Read, entries: _Opened, sizes: Ma
     if total <= DIRECT:
         return [_direct(blocks, read, count) for count in counts]
     runs = _sample(entries, sizes, total)
-    sample = np.sort(np.concatenate(runs))
+    sample = np.sort(np.concatenate([r.reshape(-1) for r in runs]))
     brackets = [_Bracket(sample, runs, count / total) for count in counts]
     for block in blocks:
-        numbers = _numbers(block, read(block))
+        values = read(block)
         for bracket in brackets:
-            bracket.look(numbers)
+            bracket.look(block, values)
     return [b.found(count) or _histogram(blocks, read, count) for b, count in zip(brackets, counts, strict=True)]
 
 
@@ -158,12 +160,14 @@ def _ranked(parts: list[NDArray[np.float32]], rank: int) -> Found:
 
 
 def _sample(entries: _Opened, sizes: Mapping[str, int], total: int) -> list[NDArray[np.float32]]:
-    """Runs of magnitudes at even distances over all tensors."""
+    """Runs of magnitudes from all over the tensors, (runs, length) each: short ones where they can be read at once."""
     step = max(total // (SAMPLE // RUN), 64 * RUN)
     found, before = [], 0
     for name, n in sizes.items():
-        first = -before % step
-        found += [entries[name].part(s, min(s + RUN, n)).abs_().numpy() for s in range(first, n, step)]
+        entry = entries[name]
+        short = entry.sampled(step * SHORT // RUN, SHORT) if isinstance(entry, Between) else None
+        runs = (entry.part(s, min(s + RUN, n)).abs_()[None] for s in range(-before % step, n, step)) if short is None else (short,)
+        found += [run.numpy() for run in runs]
         before += n
     return found
 
@@ -174,8 +178,8 @@ class _Bracket:
     def __init__(self, sample: NDArray[np.float32], runs: Sequence[NDArray[np.float32]], density: float) -> None:
         n = len(sample)
         middle = min(round((1 - density) * n), n - 1)
-        shares = [np.count_nonzero(run >= sample[middle]) / len(run) for run in runs]
-        error = max(math.sqrt(density * (1 - density) / n), float(np.std(shares)) / math.sqrt(len(runs)))  # neighbours may be alike
+        shares = np.concatenate([(run >= sample[middle]).mean(1) for run in runs])
+        error = max(math.sqrt(density * (1 - density) / n), float(np.std(shares)) / math.sqrt(len(shares)))  # neighbours may be alike
         low, high = int(middle - SIGMAS * error * n - 1), math.ceil(middle + SIGMAS * error * n + 1)
         self.low = sample[low] if low >= 0 else np.float32(0)
         self.high = sample[high] if high < n else np.float32(math.inf)
@@ -186,23 +190,34 @@ class _Bracket:
         self.lows: list[int] = []
         self.parts: list[NDArray[np.float32]] = []
 
-    def look(self, numbers: NDArray[np.float32]) -> None:
+    def look(self, block: Block, values: Tensor) -> None:
         """Count one block."""
-        n = len(numbers)
-        inside, over = scratch("inside", n, torch.bool).numpy(), scratch("over", n, torch.bool).numpy()
-        more = int(np.count_nonzero(np.greater(numbers, self.high, out=over)))
-        self.above += more
+        seen = native.look(values, float(self.low), float(self.high), self.low_apart, self.high_apart, scratch("inside", len(values)))
+        seen = seen or self._look(_numbers(block, values))
+        if seen.none:
+            _refuse(block)
+        self.above += seen.above
         if self.high_apart or self.low == self.high:
-            self.highs.append(int(np.count_nonzero(np.greater_equal(numbers, self.high, out=over))) - more)
+            self.highs.append(seen.highs)
         if self.low == self.high:
             return
-        np.greater_equal(numbers, self.low, out=inside)
         if self.low_apart:
-            within = int(np.count_nonzero(inside))
-            self.lows.append(within - int(np.count_nonzero(np.greater(numbers, self.low, out=inside))))
+            self.lows.append(seen.lows)
         if self.held <= HELD:
-            self.parts.append(numbers[np.flatnonzero(np.logical_xor(inside, over, out=over))])
-            self.held += len(self.parts[-1])
+            self.parts.append(seen.held)
+            self.held += len(seen.held)
+
+    def _look(self, numbers: NDArray[np.float32]) -> native.Counts:
+        """As `native.look`. numbers: magnitudes."""
+        over, inside = (scratch(name, len(numbers), torch.bool).numpy() for name in ("over", "within"))
+        above = int(np.count_nonzero(np.greater(numbers, self.high, out=over)))
+        highs = lows = 0
+        if self.high_apart or self.low == self.high:
+            highs = int(np.count_nonzero(np.greater_equal(numbers, self.high, out=over))) - above
+        within = int(np.count_nonzero(np.greater_equal(numbers, self.low, out=inside)))
+        if self.low_apart:
+            lows = within - int(np.count_nonzero(np.greater(numbers, self.low, out=inside)))
+        return native.Counts(0, above, highs, lows, numbers[np.flatnonzero(np.logical_xor(inside, over, out=over))])
 
     def found(self, count: int) -> Found | None:
         """The count-th largest; None where it is not inside, or too much is."""
@@ -223,7 +238,7 @@ def _histogram(blocks: Sequence[Block], read: Read, count: int) -> Found:
     top, count = _bin_of(bins, count)
     bins = np.zeros(1 << LOW, np.int64)
     for block in blocks:
-        bits = read(block).numpy().view(np.int32)
+        bits = _numbers(block, read(block)).view(np.int32)
         bins += np.bincount(bits[bits >> LOW == top] & ((1 << LOW) - 1), minlength=len(bins))
     low, count = _bin_of(bins, count)
     value = float(np.array([top << LOW | low], np.int32).view(np.float32)[0])
@@ -251,7 +266,7 @@ def _spread(
         if 0 <= here < kept:
             kept, found[name] = kept - here, Cut(value, min(start + SLICE, sizes[name]) - 1)
             continue
-        places = np.flatnonzero(read((name, start)).numpy() == np.float32(value))
+        places = np.flatnonzero(_numbers((name, start), read((name, start))) == np.float32(value))
         last = start + (int(places[kept - 1]) if len(places) >= kept else SLICE - 1)
         kept, found[name] = kept - len(places), Cut(value, min(last, sizes[name] - 1))
     return found
@@ -266,7 +281,11 @@ def _shrink(values: Tensor, limit: float, out: Tensor) -> None:
 
 
 def _numbers(block: Block, values: Tensor) -> NDArray[np.float32]:
-    """The values as numpy's. Raises UserError where one is not a number."""
-    if math.isnan(float(values.sum())):
-        raise UserError(f"delta: '{block[0]}' holds values that are not numbers. A model is damaged or its training diverged.")
+    """The magnitudes of values, in their place. Raises UserError where one is not a number."""
+    if math.isnan(float(values.abs_().sum())):
+        _refuse(block)
     return values.numpy()
+
+
+def _refuse(block: Block) -> NoReturn:
+    raise UserError(f"delta: '{block[0]}' holds values that are not numbers. A model is damaged or its training diverged.")

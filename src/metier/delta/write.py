@@ -27,7 +27,9 @@ from metier.errors import Unwritable, UserError
 
 _HERE, _EXCHANGE = -100, 2  # AT_FDCWD; RENAME_EXCHANGE, and RENAME_SWAP of macOS
 RECIPE, LOCK = "metier.json", ".lock"
-PIECE = 1 << 16  # bytes put at once, at multiples of it: for larger ones the kernel looks for large pages, which took 8 times as long
+PIECE = (
+    1 << 17
+)  # bytes put at once, at multiples of it: the kernel takes up to 8 times as long for smaller and for larger ones, now and then
 KEPT = (".json", ".txt", ".model", ".jinja", ".md")  # suffixes of what lies beside the weights: configuration, tokenizer
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metier import check
+from metier.delta import native
 from metier.delta.transform import At, Transform, elementwise
 
 DRAWN = 1 << 16  # entries whose uniform draws share one generator
@@ -30,37 +31,38 @@ def drop(density: float, *, seed: int = 0, rescale: bool = True) -> Transform:
             return values
         keeps = kept(f"{seed}|{key}|{at.name}", density, at)
         for first, last, keep in keeps(at.start, at.start + len(values)):
-            _only(values[first - at.start : last - at.start].view(torch.int32), keep)
-        return values.div_(density) if rescale else values
+            _only(values[first - at.start : last - at.start], keep, density if rescale else 1.0)
+        return values
 
     return elementwise(lambda delta: delta.key, part, local=True)
 
 
-def _only(bits: Tensor, keep: NDArray[np.int8]) -> None:
-    """Zero, in place, where `keep` is 0 and not -1."""
-    if bits.device.type == "cpu":
-        np.bitwise_and(bits.numpy(), keep, out=bits.numpy())
-    else:
-        bits.bitwise_and_(torch.from_numpy(keep).to(bits.device))
+def _only(values: Tensor, keep: NDArray[np.uint8], divisor: float) -> None:
+    """Zero, in place, where `keep` is 0; the others divided."""
+    if not native.drop(values, keep, divisor):
+        values.view(torch.int32).bitwise_and_(torch.from_numpy(np.negative(keep.view(np.int8))).to(values.device))
+        if divisor != 1:
+            values.div_(divisor)
 
 
-def kept(key: str, density: float, at: At) -> Callable[[int, int], Iterator[tuple[int, int, NDArray[np.int8]]]]:
-    """Which flat entries of a tensor are kept, each with probability `density` (to 2^-40): (first, last, -1 kept | 0 dropped), block by block.
+def kept(key: str, density: float, at: At) -> Callable[[int, int], Iterator[tuple[int, int, NDArray[np.uint8]]]]:
+    """Which flat entries of a tensor are kept, each with probability `density` (to 2^-40): (first, last, 1 kept | 0 dropped), block by block.
 
     A byte is drawn for each entry; where it is the one that `density` splits, 32 more bits decide.
     """
     whole, n = divmod(round(density * 2**40), 2**32), at.shape.numel()
 
-    def blocks(start: int, stop: int) -> Iterator[tuple[int, int, NDArray[np.int8]]]:
+    def blocks(start: int, stop: int) -> Iterator[tuple[int, int, NDArray[np.uint8]]]:
         for block in range(start // MANY, -(-stop // MANY)):
             first, last = max(start, block * MANY), min(stop, (block + 1) * MANY)
             size = min(MANY, n - block * MANY)
             generator = _generator(key, block)
-            draws = generator.integers(0, 2**64, -(-size // 8), dtype=np.uint64).view(np.uint8)[:size]
-            keep = np.less(draws, whole[0]).view(np.int8)
-            split = np.flatnonzero(draws == whole[0])
+            keep = generator.integers(0, 2**64, -(-size // 8), dtype=np.uint64).view(np.uint8)[:size]
+            split = native.draw(keep, whole[0])
+            if split is None:
+                split, keep = np.flatnonzero(keep == whole[0]), np.less(keep, whole[0]).view(np.uint8)
             keep[split] = generator.integers(0, 2**32, len(split), dtype=np.uint64) < whole[1]
-            yield first, last, np.negative(keep[first - block * MANY : last - block * MANY])
+            yield first, last, keep[first - block * MANY : last - block * MANY]
 
     return blocks
 

@@ -9,12 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metier.delta import native
 from metier.delta.scratch import scratch
 from metier.delta.transform import At
 
 
 def elect_sign_mean(at: At, stack: Tensor, coefs: Sequence[float], plan: Any = None) -> Tensor:
     """(k, *S) -> S: mean, weighted by |coef|, of the non-zero entries whose sign is that of the weighted sum; 0 where there are none."""
+    if native.elect(list(stack), coefs, _least(coefs)):
+        return stack[0]
     for change, coef in zip(stack, coefs, strict=True):
         if coef != 1:
             change.mul_(coef)
@@ -40,7 +43,7 @@ def _weights(stack: Tensor, coefs: Sequence[float]) -> Tensor:
         weights.zero_()
         for change, coef in zip(stack, coefs, strict=True):
             weights.add_(change.reshape(-1).sign(), alpha=abs(coef))
-        return weights.clamp_(min=min((abs(c) for c in coefs if c), default=1.0)).view(shape)
+        return weights.clamp_(min=_least(coefs)).view(shape)
     agrees = scratch("agrees", n, torch.bool).numpy()
     count = scratch("count", n, torch.uint8).zero_().numpy()  # equal coefficients: count in bytes, which is four times as fast
     for change in stack:
@@ -48,3 +51,8 @@ def _weights(stack: Tensor, coefs: Sequence[float]) -> Tensor:
     np.add(count, np.equal(count, 0, out=agrees).view(np.uint8), out=count)
     weights.copy_(torch.from_numpy(count))
     return (weights.mul_(abs(coefs[0])) if abs(coefs[0]) not in (0.0, 1.0) else weights).view(shape)
+
+
+def _least(coefs: Sequence[float]) -> float:
+    """Something to divide 0 by that no sum of weights is below."""
+    return min((abs(c) for c in coefs if c), default=1.0)

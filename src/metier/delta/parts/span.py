@@ -11,6 +11,7 @@ from torch import Tensor
 
 from metier.delta.entry import SLICE, Entry, opened
 from metier.delta.parts.total import total
+from metier.delta.scratch import stacked
 from metier.delta.transform import At, Combine
 
 CHUNK = 1 << 12  # products are added in float32 within a chunk, in float64 over the chunks
@@ -36,7 +37,10 @@ def gram(entries: Sequence[Entry]) -> Tensor:
     n = sources[0].shape.numel()
     for start in range(0, n, SLICE):
         stop = min(start + SLICE, n)
-        found += _products(torch.stack([s.part(start, stop) for s in sources]))
+        with stacked(len(sources), stop - start) as rows:
+            for source, row in zip(sources, rows, strict=True):
+                source.part(start, stop, row)
+            found += _products(rows)
     return found
 
 

@@ -1,0 +1,163 @@
+/* The inner loops of merges, each over one slice that lies in a core's cache. Every loop does the very float32 operations that its
+   counterpart in torch does, in the same order (compiled without contraction), so that both give the same bits.
+   See native.py for the callers' side. Values are float32; uint16_t holds the bits of a bfloat16. */
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#define CHUNK 1024
+
+static inline float wide(uint16_t b) {
+    uint32_t u = (uint32_t)b << 16;
+    float f;
+    memcpy(&f, &u, 4);
+    return f;
+}
+
+/* To nearest, ties to even; not a number stays one. */
+static inline uint16_t narrow(float f) {
+    uint32_t u;
+    memcpy(&u, &f, 4);
+    uint32_t near = (u + 0x7FFFu + ((u >> 16) & 1u)) >> 16;
+    return f != f ? 0x7FC0u : (uint16_t)near;
+}
+
+/* out = tuned - base */
+void between(const uint16_t *tuned, const uint16_t *base, float *out, int64_t n) {
+    for (int64_t i = 0; i < n; i++) out[i] = wide(tuned[i]) - wide(base[i]);
+}
+
+/* |tuned - base| in short runs, one at some place of every `step` entries (at even distances they might all fall on the same columns):
+   out, (runs, length). */
+void sampled(const uint16_t *tuned, const uint16_t *base, int64_t step, int64_t runs, int64_t length, float *out) {
+    for (int64_t r = 0; r < runs; r++) {
+        uint64_t mixed = ((uint64_t)r + 1) * 0x9E3779B97F4A7C15u;
+        int64_t at = r * step + (int64_t)((mixed >> 32) % (uint64_t)(step - length + 1));
+        for (int64_t i = 0; i < length; i++) out[r * length + i] = fabsf(wide(tuned[at + i]) - wide(base[at + i]));
+    }
+}
+
+/* out = base + change, rounded once; a change of 0 leaves an entry as it is. Returns whether an entry of out is not finite. */
+int added(const uint16_t *base, const float *change, uint16_t *out, int64_t n) {
+    uint16_t bad = 0;
+    for (int64_t i = 0; i < n; i++) {
+        uint16_t sum = narrow(wide(base[i]) + change[i]);
+        sum = change[i] == 0 ? base[i] : sum;
+        out[i] = sum;
+        bad |= (sum & 0x7F80u) == 0x7F80u;
+    }
+    return bad;
+}
+
+/* out = values, rounded. Returns whether an entry of out is not finite. */
+int rounded(const float *values, uint16_t *out, int64_t n) {
+    uint16_t bad = 0;
+    for (int64_t i = 0; i < n; i++) {
+        out[i] = narrow(values[i]);
+        bad |= (out[i] & 0x7F80u) == 0x7F80u;
+    }
+    return bad;
+}
+
+/* Positions of the bytes in `found`, a byte of 0 or 1 for each of m <= CHUNK entries (a multiple of 8). Returns how many. */
+static inline int64_t positions(const uint8_t *found, int64_t m, int32_t *at) {
+    int64_t count = 0;
+    for (int64_t w = 0; w < m; w += 8) {
+        uint64_t bits;
+        memcpy(&bits, found + w, 8);
+        for (int64_t k = w; bits; bits >>= 8, k++)
+            if (bits & 1) at[count++] = (int32_t)k;
+    }
+    return count;
+}
+
+/* Magnitudes against a bracket. counts: not a number, above high, equal to high, equal to low, held.
+   held (room for n): the magnitudes inside, low and high themselves only where they are not apart. */
+void look(const float *values, int64_t n, float low, float high, int low_apart, int high_apart, float *held, int64_t *counts) {
+    int64_t total[4] = {0}, kept = 0;
+    uint8_t inside[CHUNK];
+    int32_t at[CHUNK];
+    for (int64_t start = 0; start < n; start += CHUNK) {
+        int m = (int)(n - start < CHUNK ? n - start : CHUNK);
+        const float *x = values + start;
+        int32_t none = 0, above = 0, highs = 0, lows = 0, within = 0;
+        memset(inside, 0, sizeof inside);
+        for (int i = 0; i < m; i++) {
+            float a = fabsf(x[i]);
+            int is_low = a == low, is_high = a == high;
+            none += a != a;
+            above += a > high;
+            highs += is_high;
+            lows += is_low;
+            int in = ((a > low) | (is_low & !low_apart)) & ((a < high) | (is_high & !high_apart));
+            inside[i] = (uint8_t)in;
+            within += in;
+        }
+        total[0] += none, total[1] += above, total[2] += highs, total[3] += lows;
+        if (!within) continue;
+        int64_t many = positions(inside, (m + 7) / 8 * 8, at);
+        for (int64_t i = 0; i < many; i++) held[kept + i] = fabsf(x[at[i]]);
+        kept += many;
+    }
+    memcpy(counts, total, sizeof total);
+    counts[4] = kept;
+}
+
+/* rows[0] = mean, weighted by |coef|, of the entries coef * row whose sign is that of their sum; 0 where none is. rows are overwritten.
+   equal: all |coefs| are the same. least: what 0 is divided by where no entry agrees. */
+void elect(float *const *rows, int k, const float *coefs, int equal, float least, int64_t n) {
+    float sign[CHUNK], weight[CHUNK];
+    for (int64_t start = 0; start < n; start += CHUNK) {
+        int m = (int)(n - start < CHUNK ? n - start : CHUNK);
+        for (int r = 0; r < k; r++) {
+            float *x = rows[r] + start, c = coefs[r];
+            if (r == 0)
+                for (int i = 0; i < m; i++) x[i] *= c, sign[i] = x[i];
+            else
+                for (int i = 0; i < m; i++) x[i] *= c, sign[i] += x[i];
+        }
+        for (int i = 0; i < m; i++) {
+            sign[i] = sign[i] != sign[i] ? sign[i] : (float)((sign[i] > 0) - (sign[i] < 0));
+            weight[i] = 0;
+        }
+        float *sum = rows[0] + start;
+        for (int r = 0; r < k; r++) {
+            float *x = rows[r] + start, c = equal ? 1.0f : fabsf(coefs[r]);
+            for (int i = 0; i < m; i++) {
+                float size = x[i] * sign[i];
+                size = size < 0 ? 0 : size;
+                weight[i] += size > 0 ? c : 0;
+                sum[i] = r ? sum[i] + size : size;
+            }
+        }
+        float c = fabsf(coefs[0]) == 0 ? 1.0f : fabsf(coefs[0]);
+        for (int i = 0; i < m; i++) {
+            float w = equal ? (weight[i] < 1 ? 1 : weight[i]) * c : (weight[i] < least ? least : weight[i]);
+            sum[i] = sum[i] / w * sign[i];
+        }
+    }
+}
+
+/* draws[i] = 1 where it was below `split`, else 0; the positions where it was `split`. Returns how many of those there are. */
+int64_t draw(uint8_t *draws, uint8_t split, int32_t *at, int64_t n) {
+    int64_t count = 0;
+    uint8_t found[CHUNK];
+    for (int64_t start = 0; start < n; start += CHUNK) {
+        int m = (int)(n - start < CHUNK ? n - start : CHUNK);
+        uint8_t *d = draws + start;
+        memset(found, 0, sizeof found);
+        for (int i = 0; i < m; i++) {
+            found[i] = d[i] == split;
+            d[i] = d[i] < split;
+        }
+        int64_t many = positions(found, (m + 7) / 8 * 8, at + count);
+        for (int64_t i = 0; i < many; i++) at[count + i] += (int32_t)start;
+        count += many;
+    }
+    return count;
+}
+
+/* Zero where `kept` is 0, all else divided. */
+void drop(float *values, const uint8_t *kept, float divisor, int64_t n) {
+    for (int64_t i = 0; i < n; i++) values[i] = (kept[i] ? values[i] : 0.0f) / divisor;
+}

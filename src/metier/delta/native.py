@@ -1,0 +1,184 @@
+"""Native: the inner loops of merges in C (kernels.c), compiled for this processor when they are first needed.
+
+Each loop does what its counterpart in torch does, to the bit, in one pass over a slice instead of four to ten. A function here returns
+whether it did its work: not for other types than bfloat16 weights and float32 changes, not on another device, and not where there is no
+C compiler. The caller then does it with torch. METIER_NATIVE=0 leaves all of it to torch.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+import threading
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+SOURCE = Path(__file__).with_name("kernels.c")
+COMPILERS = ("cc", "gcc", "clang")
+FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
+BRAIN, SINGLE, BYTES = torch.bfloat16, torch.float32, torch.uint8
+_P, _I, _N, _F = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_float
+_SIGNATURES: dict[str, tuple[list[Any], Any]] = {
+    "between": ([_P, _P, _P, _N], None),
+    "sampled": ([_P, _P, _N, _N, _N, _P], None),
+    "added": ([_P, _P, _P, _N], _I),
+    "rounded": ([_P, _P, _N], _I),
+    "look": ([_P, _N, _F, _F, _I, _I, _P, _P], None),
+    "elect": ([_P, _I, _P, _I, _F, _N], None),
+    "draw": ([_P, ctypes.c_uint8, _P, _N], _N),
+    "drop": ([_P, _P, _F, _N], None),
+}
+_one = threading.Lock()
+
+
+def between(base: Tensor, tuned: Tensor, out: Tensor) -> bool:
+    """out = tuned - base. base, tuned: (n,) bfloat16; out: (n,) float32."""
+    if (run := _for((base, BRAIN), (tuned, BRAIN), (out, SINGLE))) is None:
+        return False
+    run.between(tuned.data_ptr(), base.data_ptr(), out.data_ptr(), len(out))
+    return True
+
+
+def sampled(base: Tensor, tuned: Tensor, step: int, length: int) -> Tensor | None:
+    """|tuned - base| in runs of `length`, one in every `step` entries: (runs, length). base, tuned: (n,) bfloat16."""
+    if (run := _for((base, BRAIN), (tuned, BRAIN))) is None:
+        return None
+    out = torch.empty(len(base) // step, length)
+    run.sampled(tuned.data_ptr(), base.data_ptr(), step, len(out), length, out.data_ptr())
+    return out
+
+
+def added(base: Tensor, change: Tensor, out: Tensor) -> bool | None:
+    """out = base + change, rounded once, entries whose change is 0 as they are: whether all of it is finite; None: not done."""
+    if (run := _for((base, BRAIN), (change, SINGLE), (out, BRAIN))) is None:
+        return None
+    return not run.added(base.data_ptr(), change.data_ptr(), out.data_ptr(), len(out))
+
+
+def rounded(values: Tensor, out: Tensor) -> bool | None:
+    """out = values, rounded: whether all of it is finite; None: not done."""
+    if (run := _for((values, SINGLE), (out, BRAIN))) is None:
+        return None
+    return not run.rounded(values.data_ptr(), out.data_ptr(), len(out))
+
+
+class Counts(NamedTuple):
+    """What `look` saw: how many magnitudes are not numbers, above the bracket, equal to its ends; those held, a copy."""
+
+    none: int
+    above: int
+    highs: int
+    lows: int
+    held: NDArray[np.float32]
+
+
+def look(values: Tensor, low: float, high: float, low_apart: bool, high_apart: bool, room: Tensor) -> Counts | None:
+    """Magnitudes of a slice against [low, high]. An end that is apart is counted, not held. room: (n,) float32, overwritten."""
+    if (run := _for((values, SINGLE), (room, SINGLE))) is None:
+        return None
+    counts = (ctypes.c_int64 * 5)()
+    run.look(values.data_ptr(), len(values), low, high, low_apart, high_apart, room.data_ptr(), counts)
+    none, above, highs, lows, held = counts
+    return Counts(none, above, highs, lows, room[:held].numpy().copy())
+
+
+def elect(stack: Sequence[Tensor], coefs: Sequence[float], least: float) -> bool:
+    """The sign-elected mean of the rows in the first of them; the others are overwritten. least: see `parts.elect`."""
+    rows = [row.reshape(-1) if row.is_contiguous() else row for row in stack]
+    if (run := _for(*((row, SINGLE) for row in rows))) is None:
+        return False
+    pointers, factors = (_P * len(rows))(*(row.data_ptr() for row in rows)), (_F * len(rows))(*coefs)
+    run.elect(pointers, len(rows), factors, len({abs(c) for c in coefs}) == 1, least, len(rows[0]))
+    return True
+
+
+def draw(draws: NDArray[np.uint8], split: int) -> NDArray[np.integer[Any]] | None:
+    """draws becomes 1 where it is below `split`, else 0; the places where it is `split`. None: not done."""
+    if split > 255 or (run := loops()) is None:
+        return None
+    places = np.empty(len(draws), np.int32)
+    return places[: run.draw(draws.ctypes.data, split, places.ctypes.data, len(draws))]
+
+
+def drop(values: Tensor, kept: NDArray[np.uint8], divisor: float) -> bool:
+    """Zero the values where `kept` is 0, divide the others. values: (n,) float32; kept: (n,), 0 or 1."""
+    if (run := _for((values, SINGLE))) is None:
+        return False
+    run.drop(values.data_ptr(), kept.ctypes.data, divisor, len(values))
+    return True
+
+
+def _for(*needed: tuple[Tensor, torch.dtype]) -> ctypes.CDLL | None:
+    """The loops, where they can work on these."""
+    n = needed[0][0].numel()
+    for tensor, dtype in needed:
+        if tensor.dtype is not dtype or tensor.dim() != 1 or tensor.numel() != n or not (tensor.is_cpu and tensor.is_contiguous()):
+            return None
+    return loops()
+
+
+def loops() -> ctypes.CDLL | None:
+    """The compiled loops; None where they are not wanted or cannot be had, which is said once."""
+    return None if os.environ.get("METIER_NATIVE") == "0" else _loops()
+
+
+def _loops() -> ctypes.CDLL | None:
+    with _one:
+        return _made()
+
+
+@functools.cache
+def _made() -> ctypes.CDLL | None:
+    place = _cache() / f"kernels-{_key()}.so"
+    try:
+        found = ctypes.CDLL(str(place if place.is_file() else _compiled(place)))
+    except (OSError, subprocess.SubprocessError) as error:
+        said = getattr(error, "stderr", "") or str(error)
+        warnings.warn(
+            f"the loops of merges could not be compiled ({said.strip().splitlines()[-1]}): they run in torch, which takes several times "
+            "as long. Install a C compiler, or say METIER_NATIVE=0 to hear no more of it.",
+            stacklevel=2,
+        )  # fmt: skip
+        return None
+    for name, (takes, gives) in _SIGNATURES.items():
+        function = getattr(found, name)
+        function.argtypes, function.restype = takes, gives
+    return found
+
+
+def _compiled(place: Path) -> Path:
+    compiler = next((c for c in (os.environ.get("CC"), *COMPILERS) if c and shutil.which(c)), None)
+    if compiler is None:
+        raise OSError(f"no C compiler: {', '.join(COMPILERS)}")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=place.parent) as work:
+        draft = Path(work) / place.name
+        subprocess.run([compiler, *FLAGS, str(SOURCE), "-o", str(draft), "-lm"], check=True, capture_output=True, text=True, timeout=120)
+        os.replace(draft, place)
+    return place
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "metier" / "native"
+
+
+def _key() -> str:
+    """Of the source, the flags and the processor: a home may be shared by different ones."""
+    try:
+        processor = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith(("flags", "Features")))
+    except (OSError, StopIteration):
+        processor = platform.processor()
+    return hashlib.sha256(SOURCE.read_bytes() + f"{FLAGS}{platform.machine()}{processor}".encode()).hexdigest()[:16]

@@ -1,0 +1,215 @@
+"""The loops in C beside those of torch: the same bits, whatever the values; and what happens without a compiler."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch import Tensor
+
+from metier.delta import Between, Checkpoint, Delta, Merge, diff, full, native, run, select
+from metier.delta.parts import drop, elect_sign_mean
+from metier.delta.transform import At
+from metier.errors import UserError
+from metier.merge.breadcrumbs import breadcrumbs
+from metier.merge.dare_ties import dare_ties
+from metier.merge.linear import linear
+from metier.merge.slerp import slerp
+from metier.merge.ties import ties
+
+SPECIAL = [0.0, -0.0, 1.0, -1.0, 1e-40, -1e-40, 3.3e38, 65504.0, 2.0**-7, 0.1]
+needs_loops = pytest.mark.skipif(native.loops() is None, reason="no C compiler, or METIER_NATIVE=0: torch does the work")
+
+
+def draw(seed: int, n: int, *, sparse: float = 0.0, special: bool = True) -> Tensor:
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, generator=g) * 0.01
+    x[torch.rand(n, generator=g) < sparse] = 0.0
+    if special and n:
+        places = torch.randint(n, (len(SPECIAL),), generator=g)
+        x[places] = torch.tensor(SPECIAL)
+    return x
+
+
+def both(monkeypatch: pytest.MonkeyPatch, work: Callable[[], Tensor]) -> None:
+    """The same bits (of numbers; of zeros the sign may differ) with the loops and without."""
+    monkeypatch.delenv("METIER_NATIVE", raising=False)
+    with_loops = work()
+    monkeypatch.setenv("METIER_NATIVE", "0")
+    assert native.loops() is None
+    assert torch.equal(with_loops, work())
+
+
+@needs_loops
+@pytest.mark.parametrize("n", [0, 1, 7, 1023, 1025, 5000])
+def test_difference_sum_and_rounding(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, tuned = draw(1, n).bfloat16(), draw(2, n).bfloat16()
+    both(monkeypatch, lambda: Between(base, tuned).part(0, n))
+    monkeypatch.delenv("METIER_NATIVE")
+    change, out = draw(3, n, sparse=0.3), torch.empty(n, dtype=torch.bfloat16)
+    assert native.added(base, change, out) is True
+    assert torch.equal(out.view(torch.int16), torch.where(change == 0, base, (base.float() + change).bfloat16()).view(torch.int16))
+    assert native.rounded(change, out) is True
+    assert torch.equal(out.view(torch.int16), change.bfloat16().view(torch.int16))
+
+
+@needs_loops
+@given(st.integers(0, 2**32 - 1), st.integers(0, 2**16 - 1))
+def test_rounding_to_bfloat16_is_that_of_torch(bits: int, base: int) -> None:
+    value = torch.tensor([bits], dtype=torch.uint32).view(torch.float32)
+    out = torch.empty(1, dtype=torch.bfloat16)
+    finite = native.rounded(value, out)
+    assert torch.equal(out, value.bfloat16()) or bool(value.isnan())
+    assert finite == bool(value.bfloat16().isfinite())
+    before = torch.tensor([base], dtype=torch.uint16).view(torch.bfloat16)
+    native.added(before, value, out)
+    want = before if value == 0 else (before.float() + value).bfloat16()
+    assert torch.equal(out.view(torch.int16), want.view(torch.int16)) or bool(want.isnan() & out.isnan())
+
+
+@needs_loops
+@settings(max_examples=60)
+@given(
+    st.integers(0, 99), st.integers(1, 3000), st.sampled_from([0.0, 0.9, 1.0]), st.booleans(), st.booleans(), st.floats(0, 0.02),
+    st.floats(0, 0.02),
+)  # fmt: skip
+def test_looking_at_a_bracket(seed: int, n: int, sparse: float, low_apart: bool, high_apart: bool, a: float, b: float) -> None:
+    values = draw(seed, n, sparse=sparse).bfloat16().float()
+    low, high = sorted((float(torch.tensor(a).bfloat16()), float(torch.tensor(b).bfloat16())))
+    seen = native.look(values, low, high, low_apart, high_apart, torch.empty(n))
+    m = values.abs()
+    inside = ((m > low) | ((m == low) & (not low_apart))) & ((m < high) | ((m == high) & (not high_apart)))
+    assert seen is not None
+    assert seen[:4] == (0, int((m > high).sum()), int((m == high).sum()), int((m == low).sum()))
+    assert np.array_equal(seen.held, m[inside].numpy())
+
+
+@needs_loops
+@pytest.mark.parametrize("coefs", [(1.0,), (0.5, 0.5, 0.5), (0.1, 0.1, 0.1, 0.1), (0.3, -0.3), (0.7, -0.2, 0.1), (0.0, 0.0), (1.0, 0.0)])
+@pytest.mark.parametrize("n", [1, 1024, 4099])
+def test_electing(coefs: tuple[float, ...], n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    stack = torch.stack([draw(i, n, sparse=0.5, special=False) for i in range(len(coefs))])
+    stack[:, :1] = 0.25  # an entry that all agree on
+    both(monkeypatch, lambda: elect_sign_mean(At("t", 0, torch.Size([n])), stack.clone(), coefs).clone())
+
+
+@needs_loops
+@pytest.mark.parametrize("density", [0.001, 0.2, 0.5, 0.999, 1 - 2**-12])
+@pytest.mark.parametrize("rescale", [True, False])
+def test_dropping(density: float, rescale: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    values, part = draw(1, 300_000), drop(density, seed=3, rescale=rescale).part
+    at = At("t", 1000, torch.Size([600_000]))  # a slice that begins and ends inside blocks of draws
+    assert part is not None
+    both(monkeypatch, lambda: part("0", at, values.clone()))
+
+
+@needs_loops
+@pytest.mark.parametrize("kind", ["plain", "alike in rows", "alike in columns", "sparse"])
+def test_selecting_between_stored_weights(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sample is another one, what is selected the same."""
+    g = torch.Generator().manual_seed(0)
+    base, change = torch.randn(400, 1024, generator=g).bfloat16(), torch.randn(400, 1024, generator=g) * 0.01
+    match kind:
+        case "alike in rows":
+            change *= torch.rand(400, 1, generator=g) ** 4
+        case "alike in columns":
+            change *= torch.rand(1, 1024, generator=g) ** 4
+        case "sparse":
+            change *= torch.rand(400, 1024, generator=g) < 0.1
+    entry = Between(base, (base.float() + change).bfloat16())
+    counts = [1, 4_000, 80_000, 300_000]
+
+    def found() -> Tensor:
+        cuts = select.cuts_at({"t": entry}, counts)
+        return torch.tensor([[c["t"].value, c["t"].last] for c in cuts], dtype=torch.float64)
+
+    both(monkeypatch, found)
+    order = entry.dense().reshape(-1).abs().sort(descending=True, stable=True)
+    assert found()[:, 0].tolist() == [float(order.values[k - 1]) for k in counts]
+
+
+def checkpoints(where: Path) -> tuple[Checkpoint, list[Delta], list[Delta]]:
+    g = torch.Generator().manual_seed(0)
+    names = {"model.layers.0.w": (300, 1024), "model.layers.1.w": (70, 33), "norm": (33,)}
+    base = {n: torch.randn(s, generator=g).bfloat16() for n, s in names.items()}
+    base["norm"][:3] = torch.tensor([-0.0, 0.0, 1e-40])
+    made = [base, *({n: (t.float() + torch.randn(t.shape, generator=g) * 0.01).bfloat16() for n, t in base.items()} for _ in range(3))]
+    for i, weights in enumerate(made):
+        (where / str(i)).mkdir(parents=True)
+        save_file(weights, where / str(i) / "model.safetensors", metadata={"format": "pt"})
+    found = [Checkpoint(where / str(i)) for i in range(4)]
+    return found[0], [diff(found[0], t) for t in found[1:]], [full(t) for t in found[1:]]
+
+
+@needs_loops
+@pytest.mark.parametrize(
+    "merge", [linear(), ties(density=0.2), dare_ties(density=0.3), breadcrumbs(density=0.2), slerp(t=0.3)],
+    ids=["linear", "ties", "dare_ties", "breadcrumbs", "slerp"],
+)  # fmt: skip
+def test_whole_merges_give_the_same_bytes(merge: Merge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, changes, weights = checkpoints(tmp_path)
+    experts = weights[:2] if merge.weights == "full" else changes
+    digests = []
+    for setting in ("1", "0"):
+        monkeypatch.setenv("METIER_NATIVE", setting)
+        run(merge, base, experts, tmp_path / f"out{setting}")
+        digests.append(hashlib.sha256((tmp_path / f"out{setting}" / "model.safetensors").read_bytes()).hexdigest())
+    assert digests[0] == digests[1]
+
+
+@pytest.mark.parametrize("setting", ["1", "0"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_damaged_weights_are_told_either_way(setting: str, bad: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("METIER_NATIVE", setting)
+    base = {"w": torch.ones(200_000).bfloat16()}
+    tuned = {"w": base["w"].clone()}
+    tuned["w"][123_456] = bad
+    for name, weights in (("base", base), ("tuned", tuned)):
+        (tmp_path / name).mkdir()
+        save_file(weights, tmp_path / name / "model.safetensors")
+    found = Checkpoint(tmp_path / "base")
+    for merge in (linear(), ties(density=0.2)):
+        with pytest.raises(UserError, match=r"'w'.*not numbers"):
+            run(merge, found, [diff(found, Checkpoint(tmp_path / "tuned"))], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+PROGRAM = """
+import warnings, torch
+warnings.simplefilter("error" if {quiet} else "always")
+from metier.delta import Between, native
+x = Between(torch.ones(3).bfloat16(), torch.full((3,), 2.0).bfloat16())
+assert x.dense().tolist() == [1.0] * 3 and x.dense().tolist() == [1.0] * 3
+assert native.loops() is None
+"""
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_without_a_compiler_torch_does_it_and_it_is_said_once(quiet: bool, tmp_path: Path) -> None:
+    environment = {"PATH": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": str(Path(native.__file__).parents[2])}
+    if quiet:
+        environment["METIER_NATIVE"] = "0"
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(quiet=quiet)], env=environment, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("METIER_NATIVE=0 to hear no more") == (0 if quiet else 1)
+
+
+def test_a_compiler_that_fails_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken-cc").write_text("#!/bin/sh\necho 'broken-cc: no such processor' >&2\nexit 1\n")
+    (tmp_path / "broken-cc").chmod(0o755)
+    monkeypatch.setenv("CC", str(tmp_path / "broken-cc"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with pytest.warns(UserWarning, match="no such processor"):
+        assert native._made.__wrapped__() is None
+    assert not list((tmp_path / "cache").rglob("*.so"))
