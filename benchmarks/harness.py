@@ -37,7 +37,7 @@ PARTS = {
     "loading bases and tasks": ("metier.study.comparing:load_task", "metier.study.comparing:load_base", "metier.decode.emulated_fine_tuning:load_base"),
     "planning": ("metier.study.comparing:make_plan",),
     "showing examples": ("metier.task:Task.prompt",),
-    "encoding": ("metier.model:Base.encode_prompt", "metier.model:Base.encode_answer"),
+    "encoding": ("metier.model:Base.encode_prompt", "metier.model:Base.encode_answer", "metier.model:Base.encode_answers"),
     "batches": ("metier.train.loop:collate", "metier.model.causal:score_tree"),
     "decoding": ("metier.model.answers:Ends.reached", "metier.model.answers:Ends.text"),
     "adapters of peft": ("peft:get_peft_model", "metier.tune.how.lora:low_rank",),

@@ -97,24 +97,33 @@ def shapes(layers: int) -> dict[str, tuple[int, ...]]:
     return found | {"model.norm.weight": (HIDDEN,), "lm_head.weight": (VOCAB, HIDDEN)}
 
 
+def layers_of(gb: float) -> int:
+    """How many layers make a checkpoint of this size."""
+    return max(1, round((gb * 1e9 - 4 * VOCAB * HIDDEN) / (2 * (4 * HIDDEN**2 + 3 * HIDDEN * FFN))))
+
+
+def configuration(layers: int) -> dict[str, Any]:
+    """config.json of a Llama model."""
+    return {
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": HIDDEN, "intermediate_size": FFN,
+        "num_hidden_layers": layers, "num_attention_heads": 12, "num_key_value_heads": 12, "vocab_size": VOCAB, "rms_norm_eps": 1e-6,
+        "hidden_act": "silu", "tie_word_embeddings": False, "torch_dtype": "bfloat16",
+    }  # fmt: skip
+
+
 def make(work: Path, gb: float, experts: int) -> None:
     """The base and its experts, shard by shard."""
     import torch
     from safetensors.torch import save_file
 
-    fixed = 2 * VOCAB * HIDDEN * 2
-    layers = max(1, round((gb * 1e9 - fixed) / (2 * (4 * HIDDEN**2 + 3 * HIDDEN * FFN))))
+    layers = layers_of(gb)
     names, parts, size = shapes(layers), [[]], 0  # type: ignore[var-annotated]
     for name, shape in names.items():
         if size > SHARD:
             parts, size = [*parts, []], 0
         parts[-1].append(name)
         size += 2 * math.prod(shape)
-    config = {
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": HIDDEN, "intermediate_size": FFN,
-        "num_hidden_layers": layers, "num_attention_heads": 12, "num_key_value_heads": 12, "vocab_size": VOCAB, "rms_norm_eps": 1e-6,
-        "hidden_act": "silu", "tie_word_embeddings": False, "torch_dtype": "bfloat16",
-    }  # fmt: skip
+    config = configuration(layers)
     for k in range(-1, experts):
         folder = work / ("base" if k < 0 else f"ft{k}")
         if (folder / "config.json").exists() and json.loads((folder / "config.json").read_text()) == config:
@@ -182,7 +191,7 @@ class Kept:
     def __init__(self, work: Path) -> None:
         rooms = REPOSITORY / "src" / "metier"
         files = [
-            *sorted((rooms / "delta").rglob("*.py")),
+            *sorted(f for f in (rooms / "delta").rglob("*") if f.suffix in (".py", ".c")),
             *sorted((rooms / "merge").glob("_*.py")),
             *(rooms / f"merge/{r}.py" for r in ROWS),
         ]
@@ -319,7 +328,7 @@ def peers(kept: Kept, work: Path, gb: float, experts: int, names: Sequence[str],
                 arms["mergekit"].append(kept([gb, experts, i, row, "mergekit"], partial(theirs, work, experts, row, mergekit)))
     shutil.rmtree(work / "out", ignore_errors=True)
     copy = statistics.median(copies)
-    return {"gb": size / 1e9, "experts": experts, "rounds": rounds, "copy_seconds": copy, "largest_tensor_mb": 2 * VOCAB * HIDDEN / 1e6,
+    return {"gb": size / 1e9, "experts": experts, "copy_seconds": copy, "largest_tensor_mb": 2 * VOCAB * HIDDEN / 1e6,
             "interpreter_mb": idle["anonymous"] / 1e6, "interpreter_cpu": idle["cpu"], "limit_mb": limit(),
             "start_seconds": idle["wall"], "mergekit_start_seconds": start,
             "rows": {row: summary(row, arms, rows, size, experts, copy, idle, start) for row, arms in rows.items()}}  # fmt: skip
@@ -345,7 +354,7 @@ def summary(
 
     seconds = median(arms["ours"], "seconds")
     moved = size * ((ROWS[row].experts or experts) + (1 if made(row).weights == "full" else 2))  # experts and base read, output written
-    found = {"seconds": seconds, "wall": median(arms["ours"], "wall"), "cpu": median(arms["ours"], "cpu") - idle["cpu"],
+    found = {"rounds": len(arms["ours"]), "seconds": seconds, "wall": median(arms["ours"], "wall"), "cpu": median(arms["ours"], "cpu") - idle["cpu"],
              "gb_per_second": moved / seconds / 1e9, "share_of_copy_bandwidth": (moved / seconds) / (2 * size / copy),
              **above(max(m["anonymous"] for m in arms["ours"]), idle)}  # fmt: skip
     if "linear" in rows:
@@ -413,6 +422,8 @@ def big(kept: Kept, work: Path, gb: float) -> dict[str, Any]:
     for row in ("linear", "ties", "dare_ties"):
         found = kept(["big", gb, row], partial(ours, kept, work, 2, row))
         rows[row] = {"seconds": found["seconds"], **above(found["anonymous"], idle)}
+    found = kept(["big", gb, "verified"], partial(verified, kept, work))
+    rows["linear, verified"] = {"seconds": found["wall"], **above(found["anonymous"], idle)}
     size = size_of(work / "base") / 1e9
     shutil.rmtree(work)
     return {"gb": size, "experts": 2, "interpreter_mb": idle["anonymous"] / 1e6, "limit_mb": limit(), "rows": rows}
@@ -436,6 +447,16 @@ def show(kept: Kept, work: Path, gb: float) -> dict[str, Any]:
     return found
 
 
+def verified(kept: Kept, work: Path) -> dict[str, float]:
+    """`metier merge linear` as a user calls it: the result is loaded again and, beside base and merge in memory, asked for the same texts."""
+    from metier.model import load_base
+
+    load_base("metier-tiny", device="cpu").tokenizer.save_pretrained(work / "base")
+    shutil.rmtree(work / "out", ignore_errors=True)
+    words = ["merge", "linear", work / "ft0", work / "ft1", "--base", work / "base", "-o", work / "out"]
+    return kept.python("-c", "from metier.cli.main import main; main()", *words)
+
+
 def forget(files: Sequence[Path]) -> None:
     """Drop files from the system's cache."""
     for file in files:
@@ -451,7 +472,8 @@ def sparse(folder: Path, gb: float, k: int) -> None:
     from metier.delta.checkpoint import dump_index
     from metier.delta.stored import layout, raw
 
-    names = shapes(max(1, round((gb * 1e9 - 4 * VOCAB * HIDDEN) / (2 * (4 * HIDDEN**2 + 3 * HIDDEN * FFN)))))
+    layers = layers_of(gb)
+    names = shapes(layers)
     folder.mkdir(parents=True, exist_ok=True)
     files = [list(names)[i::4] for i in range(4)]
     where = {n: f"model-{i + 1:05d}-of-00004.safetensors" for i, part in enumerate(files) for n in part}
@@ -465,7 +487,7 @@ def sparse(folder: Path, gb: float, k: int) -> None:
                 file.write(raw(tensor(i * 10_000 + j, (1, count), k)))
             file.truncate(len(head) + max(f.end for f in facts.values()))
     (folder / "model.safetensors.index.json").write_text(dump_index(where, sum(2 * math.prod(s) for s in names.values())))
-    (folder / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))
+    (folder / "config.json").write_text(json.dumps(configuration(layers)))
 
 
 def size_of(folder: Path) -> int:
@@ -474,9 +496,11 @@ def size_of(folder: Path) -> int:
 
 
 def store(place: Path, part: str, kept: Kept, found: dict[str, Any]) -> None:
-    """Put one part into the results, with the machine and the code it was measured on; the other parts stay."""
+    """Put one part into the results, with the machine and the code it was measured on; other parts, and rows of the same code, stay."""
     machine = f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {time.strftime('%Y-%m-%d')}"
     known = json.loads(place.read_text()) if place.is_file() else {}
+    if "rows" in found and (before := known.get(part, {})).get("code") == kept.code:
+        found = found | {"rows": before["rows"] | found["rows"]}
     place.parent.mkdir(parents=True, exist_ok=True)
     place.write_text(json.dumps(known | {part: {"machine": machine, "code": kept.code} | found}, indent=1) + "\n")
     print(json.dumps(found, indent=1))

@@ -67,10 +67,12 @@ def measurements() -> str:
     sections: dict[str, dict[str, dict[str, dict[str, Any]]]] = {}
     for name, card in bases.items():
         for row in card["rows"]:
-            sections.setdefault(row["section"], {}).setdefault(row["what"], {})[name] = row
+            apart = re.fullmatch(r"(.*) (\(\d+ beyond the interval\))", row["what"])  # this number differs from base to base
+            what, row["clear"] = apart.groups() if apart else (row["what"], "")
+            sections.setdefault(row["section"], {}).setdefault(what, {})[name] = row
     lines: list[str] = []
     for section, whats in sections.items():
-        columns = [name for name in bases if any(name in row for row in whats.values())]
+        columns = [name for name in sorted(bases, key=_order) if any(name in row for row in whats.values())]
         if section == "heads":  # which head it is differs from base to base
             columns, whats = columns[:1], {what: row for what, row in whats.items() if columns[0] in row}
         lines += ["", f"### {section.replace('_', '-')}", "", f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
@@ -86,12 +88,17 @@ def _cell(row: dict[str, Any] | None) -> str:
     more = "".join(f", {name.replace('_', '@')} {100 * row[name]:.0f}" for name in ("recall_1", "recall_10") if name in row)
     gain = f", {100 * row['gain']:+.0f}" if "gain" in row else ""
     between = f" ({100 * row['low']:.0f} to {100 * row['high']:.0f}{gain}{more})" if "low" in row else ""
-    return f"{100 * row['value']:.1f} %{between}"
+    return f"{100 * row['value']:.1f} %{between}" + (f" {row['clear']}" if row["clear"] else "")
 
 
 def _folders() -> list[Path]:
     found = [path.parent for path in EMBEDDED.glob("*/curve.jsonl")]
-    return sorted(found, key=lambda path: (ORDER.index(path.name) if path.name in ORDER else len(ORDER), path.name))
+    return sorted(found, key=lambda path: _order(path.name))
+
+
+def _order(name: str) -> tuple[int, str]:
+    short = name.removeprefix("metier-")
+    return (ORDER.index(short) if short in ORDER else len(ORDER), short)
 
 
 def _curve(folder: Path) -> list[dict[str, Any]]:

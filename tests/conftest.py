@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import importlib.util
 import ipaddress
 import os
@@ -151,6 +152,11 @@ def minilm() -> Path:
 def chromium() -> Path:
     """The browser that Playwright drives."""
     return CHROMIUM
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: the collector need not look at it again and again."""
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

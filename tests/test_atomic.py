@@ -132,6 +132,7 @@ def test_what_cannot_be_written_is_told(tmp_path: Path, monkeypatch: pytest.Monk
         atomic.writable(tmp_path / "x")
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_while_a_change_is_saved(tmp_path: Path) -> None:
     code = f"""
 import resource, signal, torch

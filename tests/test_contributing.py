@@ -100,6 +100,7 @@ def test_a_specialist_loads_where_its_package_registers_methods(saved: Path, tmp
     assert type(change).__name__ == "NamedChoices"
 
 
+@pytest.mark.slow
 def test_the_command_line_is_told_the_method(saved: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "metier.cli.main", "generate", str(saved), "a fine day", "--max-new-tokens", "1"]
     bare = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)

@@ -45,6 +45,7 @@ class Stopped(BaseException):
     """In the place of a kill."""
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = find("ece-full-vs-lora")
     whole = quick(entry, tmp_path / "whole", seeds=1)
@@ -103,6 +104,7 @@ def metier(*words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_the_list_and_the_table_name_every_claim() -> None:
     seen, listed, marked = metier("claims"), metier("claims", "list"), metier("claims", "table", "--markdown")
     assert seen.returncode == listed.returncode == marked.returncode == 0, seen.stderr
@@ -116,6 +118,7 @@ def test_the_list_and_the_table_name_every_claim() -> None:
     assert json.loads(metier("claims", "show", "151", "--json").stdout)["name"] == "lofit"
 
 
+@pytest.mark.slow
 def test_a_table_shows_what_a_run_wrote(tmp_path: Path) -> None:
     entry = find("ece-full-vs-lora")
     found = running.run(entry, tmp_path, quick=True, bases=names(entry), seeds=1, quiet=True)
@@ -130,7 +133,7 @@ def test_a_table_shows_what_a_run_wrote(tmp_path: Path) -> None:
     ("words", "message"),
     [
         (("claims", "run", "lofti"), "Did you mean 'lofit'"),
-        (("claims", "run", "lofit", "--quick", "--store"), "only a whole run counts"),
+        pytest.param(("claims", "run", "lofit", "--quick", "--store"), "only a whole run counts", marks=pytest.mark.slow),
         (("claims", "table", "-o", "/nowhere/at/all"), "no folder /nowhere/at/all"),
         (("claims", "rum"), "No such command"),
     ],

@@ -76,6 +76,7 @@ def test_bad_task(run: Run, what: str) -> None:
         assert sorted(map(str, Path().rglob("*"))) == before, "something was written"
 
 
+@pytest.mark.slow
 def test_leak_may_be_allowed(run: Run) -> None:
     name = folder(rows()[:40], rows()[30:])
     seen = run("compare", name, *OPTIONS, "-b", base_folder(), "--allow-leak")
@@ -84,6 +85,7 @@ def test_leak_may_be_allowed(run: Run) -> None:
     assert any("of 30 test rows" in w for w in report["tasks"][0]["warnings"])
 
 
+@pytest.mark.slow
 def test_long_prompts_may_be_cut(run: Run) -> None:
     name = with_row("the hat is " + "so " * 300 + "red", "warm")
     seen = run("compare", name, "--methods", "few-shot", "--seeds", 1, "-o", "out", "-b", base_folder(), "--truncate", "--budget", "24ex")
@@ -138,6 +140,7 @@ def test_bad_base(run: Run, what: str) -> None:
         assert "Traceback" not in seen.err and not Path("out").exists()
 
 
+@pytest.mark.slow
 def test_base_without_a_pad_token_is_handled(run: Run) -> None:
     place = copied()
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
@@ -202,6 +205,7 @@ def test_full_disk(tmp_path: Path) -> None:
         subprocess.run(["umount", str(disk)], check=False)
 
 
+@pytest.mark.slow
 def test_in_a_process_of_its_own(tmp_path: Path) -> None:
     table(tmp_path / "tickets.csv", rows())
     for words, message in (

@@ -141,7 +141,7 @@ def test_adapters_of_other_families(run: Run, make: type) -> None:
     assert seen.code == 0, seen.err
 
 
-@pytest.mark.parametrize("method", ["compeft", "bitdelta", "svd"])
+@pytest.mark.parametrize("method", ["compeft", *(pytest.param(m, marks=pytest.mark.slow) for m in ("bitdelta", "svd"))])
 def test_compress(run: Run, base: Base, method: str) -> None:
     checkpoint(base, Path("tuned"), noise(1))
     assert run("delta", "diff", base.path, "tuned", "-o", "d").code == 0

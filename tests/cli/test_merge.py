@@ -102,6 +102,7 @@ def test_models_that_change_nothing(run: Run, base: Base) -> None:
     assert seen.code == 2 and "no change reaches it" in seen.err and not Path("out").exists()
 
 
+@pytest.mark.slow
 def test_every_command_of_the_page(run: Run, base: Base) -> None:
     page = (REPOSITORY / "docs" / "merging.md").read_text(encoding="utf-8")
     shutil.copytree(base.path, "base")

@@ -42,6 +42,7 @@ def test_compare_report_and_best(run: Run) -> None:
     assert wrong.code == 2 and "is a study's folder. Name the specialist in it: out/best." in wrong.err
 
 
+@pytest.mark.slow
 def test_failed_trials_end_with_one(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     name = method(tmp_path, "peeking", "len(task.test)")
@@ -221,6 +222,7 @@ def test_specialist_knows_how_its_base_was_loaded(run: Run, tmp_path: Path, monk
     assert "Leave --family, --dtype and --chat out" in run("evaluate", "s", "tickets.csv", "--dtype", "bfloat16").err
 
 
+@pytest.mark.slow
 def test_interrupted_tune_goes_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     from metier.train import loop as training
 

@@ -151,7 +151,9 @@ run(linear(), base, [diff(base, Checkpoint(place / "e"))], place / "out", force=
 """
 
 
-@pytest.mark.parametrize(("disk", "moment"), [("swaps", 0), ("cannot", 0), ("cannot", 1), ("cannot", 2)])
+@pytest.mark.parametrize(
+    ("disk", "moment"), [("swaps", 0), *(pytest.param("cannot", moment, marks=pytest.mark.slow) for moment in range(3))]
+)
 def test_killed_while_an_older_output_is_replaced(tmp_path: Path, disk: str, moment: int) -> None:
     """The older output or the new one is there, whole; where a disk cannot swap, the older one is back at the next run."""
     base, expert = write(tmp_path / "base", state(0)), write(tmp_path / "e", state(1))
@@ -289,6 +291,7 @@ print("kept", run(ties(), base, [diff(base, Checkpoint(place / "e"))], place / "
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", [1, 3])
 def test_killed_and_run_again(tmp_path: Path, moment: int) -> None:
     base = write(tmp_path / "base", {f"w{i}": torch.randn(20, 20).bfloat16() for i in range(40)}, shards=4)

@@ -18,11 +18,14 @@ from torch import Tensor
 
 from metier.delta import Between, Checkpoint, Delta, Merge, diff, full, native, run, select
 from metier.delta.parts import drop, elect_sign_mean
+from metier.delta.parts.drop_by_rank import drop_by_rank
 from metier.delta.transform import At
 from metier.errors import UserError
 from metier.merge.breadcrumbs import breadcrumbs
 from metier.merge.dare_ties import dare_ties
+from metier.merge.della import della
 from metier.merge.linear import linear
+from metier.merge.sce import sce
 from metier.merge.slerp import slerp
 from metier.merge.ties import ties
 
@@ -113,6 +116,18 @@ def test_dropping(density: float, rescale: bool, monkeypatch: pytest.MonkeyPatch
 
 
 @needs_loops
+@pytest.mark.parametrize("shape", [(7, 1), (5, 2), (40, 1536), (3, 70_000), (200_000,)])
+@pytest.mark.parametrize("rescale", [True, False])
+@pytest.mark.parametrize("coarse", [True, False])
+def test_dropping_by_rank(shape: tuple[int, ...], rescale: bool, coarse: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    n = torch.Size(shape).numel()
+    values, part = draw(1, n, sparse=0.2), drop_by_rank(0.5, 0.4, seed=3, rescale=rescale).part
+    values = values.bfloat16().float() if coarse else values
+    assert part is not None
+    both(monkeypatch, lambda: part("0", At("t", 0, torch.Size(shape)), values.clone()))
+
+
+@needs_loops
 @pytest.mark.parametrize("kind", ["plain", "alike in rows", "alike in columns", "sparse"])
 def test_selecting_between_stored_weights(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The sample is another one, what is selected the same."""
@@ -152,8 +167,8 @@ def checkpoints(where: Path) -> tuple[Checkpoint, list[Delta], list[Delta]]:
 
 @needs_loops
 @pytest.mark.parametrize(
-    "merge", [linear(), ties(density=0.2), dare_ties(density=0.3), breadcrumbs(density=0.2), slerp(t=0.3)],
-    ids=["linear", "ties", "dare_ties", "breadcrumbs", "slerp"],
+    "merge", [linear(), ties(density=0.2), dare_ties(density=0.3), breadcrumbs(density=0.2), slerp(t=0.3), sce(density=0.2), della(density=0.5)],
+    ids=["linear", "ties", "dare_ties", "breadcrumbs", "slerp", "sce", "della"],
 )  # fmt: skip
 def test_whole_merges_give_the_same_bytes(merge: Merge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base, changes, weights = checkpoints(tmp_path)
@@ -193,6 +208,7 @@ assert native.loops() is None
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quiet", [True, False])
 def test_without_a_compiler_torch_does_it_and_it_is_said_once(quiet: bool, tmp_path: Path) -> None:
     environment = {"PATH": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": str(Path(native.__file__).parents[2])}

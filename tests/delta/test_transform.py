@@ -269,6 +269,7 @@ for way in (Merge(drop(0.4, seed=5), elect_sign_mean, identity()), ties(density=
 """
 
 
+@pytest.mark.slow
 def test_the_hash_seed_does_not_matter() -> None:
     seen = {
         subprocess.run(

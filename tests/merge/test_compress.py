@@ -137,6 +137,7 @@ def test_products_by_counting_bits(found: list[Packed]) -> None:
     assert _ternary.dot(a.scaled(-2.0), b) == -2 * _ternary.dot(a, b)
 
 
+@pytest.mark.slow
 @given(packs(), COEFS)
 def test_merges_of_packed_changes_equal_the_dense_ones(found: list[Packed], coefs: list[float]) -> None:
     deltas = [Delta({"w": p}) for p in found]

@@ -263,6 +263,7 @@ def test_karcher_takes_a_short_expert_for_what_it_is() -> None:
     assert float(theirs("karcher", [short, long])["w"][0]) == 0.0
 
 
+@pytest.mark.slow
 def test_arcee_fusion_of_large_tensors_is_the_same_each_time() -> None:
     n = 1_100_000
     first, second = (
@@ -284,6 +285,7 @@ for merge in (dare_linear(density=0.3), slerp(t=0.2)):
 """
 
 
+@pytest.mark.slow
 def test_the_order_of_models_is_the_order_given() -> None:
     """mergekit once took models from a set; neither hash seed nor the order of tensors may matter here."""
     said = set()

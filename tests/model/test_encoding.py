@@ -91,6 +91,36 @@ def test_of_a_real_model(shared: Path) -> None:
     check(AutoTokenizer.from_pretrained(folder))
 
 
+@pytest.mark.parametrize("make", [byte_level, sentencepiece, unigram, word_piece])
+@pytest.mark.parametrize("special", [True, False])
+def test_ids_are_those_of_a_call_whatever_the_tokenizer_was_told_before(make: Any, special: bool) -> None:
+    """Also after a call that cut or padded, which a tokenizer's Rust side remembers; and for one with a call of its own."""
+    plain = make()
+    wanted = [plain(t, add_special_tokens=special)["input_ids"] for t in TEXT]
+    plain.pad_token = plain.convert_ids_to_tokens(0)
+    made = Base("x", "causal", None, plain, "", 4096)
+    for text, ids in zip(TEXT, wanted, strict=True):
+        plain(["a", "b c d e"], padding="max_length", truncation=True, max_length=3)
+        assert made.encode(text, special=special) == ids
+
+    class Own(PreTrainedTokenizerFast):
+        def __call__(self, text: Any, **more: Any) -> Any:
+            return super().__call__(text.upper(), **more)
+
+    own = Own(tokenizer_object=plain.backend_tokenizer)
+    assert Base("x", "causal", None, own, "", 4096).encode("abc", special=special) == plain("ABC", add_special_tokens=special)["input_ids"]
+
+
+def test_answers_together_are_each_of_them() -> None:
+    made = base("llama")
+    for prompt, separator in (("ab", " "), ("ab", ""), ("x" * 40 + "ab", " ")):
+        wanted = [made.encode_answer(prompt, a, separator=separator) for a in ("yes", "no")]
+        for _ in range(2):
+            found = made.encode_answers(prompt, ("yes", "no"), separator=separator)
+            assert found == wanted
+            found[0].append(7)  # a caller's list is its own
+
+
 def test_the_end() -> None:
     made = base("llama")
     assert made.encode_answer("ab", "c", separator=" ", end=True) == [*made.encode_answer("ab", "c", separator=" "), 2]

@@ -139,6 +139,7 @@ def test_what_does_not_fit_is_left_out_and_said(kind: str, pick: str) -> None:
         assert kept == shown(wide, task, example)[-len(kept) :]
 
 
+@pytest.mark.slow
 @given(st.integers(40, 256), st.integers(0, 11))
 def test_a_prompt_always_fits(limit: int, index: int) -> None:
     task = tiny_task("choose")

@@ -60,6 +60,7 @@ def test_ranks_by_the_formula(base: Base, k1: float, b: float) -> None:
     assert {a.tokens_in for a in answers} == {0}, "the model read nothing"
 
 
+@pytest.mark.slow
 def test_is_compared_with_the_models_own_ranking(tmp_path: Path) -> None:
     found = compare(tiny_task("rank"), tiny_causal(), methods=["bm25"], seeds=1, budget=Budget(16), out=tmp_path, quiet=True)
     rows = {r["method"]: r for r in found.report["tasks"][0]["methods"]}

@@ -167,6 +167,7 @@ def test_builtin_retained_task_has_only_what_a_short_context_reads() -> None:
 
 
 # --- what it will cost ---------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_estimate_grows_with_what_is_done() -> None:
     def seconds(methods: list[str], **more: Any) -> float:
         plan = plan_of(methods=methods, **more)

@@ -277,6 +277,7 @@ run_trial(job(sys.argv[3]), tiny_causal(), Path(sys.argv[1]), tell=tell)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "at", "left"),
     [

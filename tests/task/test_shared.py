@@ -50,6 +50,7 @@ def test_a_set_loads_as_what_it_is(shared: Path, name: str) -> None:
     assert len(set(ids)) == len(ids)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "leaks"), [("trec", "10 of 500"), ("sick", "49 of 4927")])
 def test_known_leaks_are_found_as_the_cards_count_them(shared: Path, name: str, leaks: str) -> None:
     with pytest.raises(UserError, match=f"{leaks} test rows also occur in train"):
@@ -58,6 +59,7 @@ def test_known_leaks_are_found_as_the_cards_count_them(shared: Path, name: str, 
     assert not any("occur in" in w for w in clean.options["warnings"][1:])
 
 
+@pytest.mark.slow
 def test_gold_answers_of_code_and_sql_pass_their_own_tests(shared: Path) -> None:
     for name, step in (("mbpp", 50), ("humaneval", 20), ("defog_sql", 16)):
         task = load_task(shared / "data" / name)

@@ -11,8 +11,10 @@ from tests.train.helpers import letters
 
 from metier.errors import UserError
 from metier.model import Specialist, WeightChange
+from metier.prompt.zero_shot import Instruction
 from metier.task import Example
 from metier.train import Trainable
+from metier.train import items as train_items
 from metier.train.items import IGNORE, collate, items
 
 
@@ -51,6 +53,29 @@ def test_within_a_window_rows_are_shared() -> None:
         collate([r for r in items(what.start, what.task, what.task.train) if len(r) <= WINDOW] * 2, what.start, pack=True).visible
         is not None
     )
+
+
+def test_items_are_made_once_and_again_where_anything_differs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search trains every candidate on the same items; another start, task, split or reserve has items of its own."""
+    made: list[int] = []
+    real = train_items._items
+    monkeypatch.setattr(train_items, "_items", lambda *asked: made.append(1) or real(*asked))
+    start, task = Specialist(replace(base("llama"))), letters()
+    first = items(start, task, task.train)
+    items(start, task, task.train)[0] = None  # type: ignore[call-overload]  # a caller's list is its own
+    assert items(Specialist(start.base), task.sealed(), list(task.train)) == first
+    assert len(made) == 1
+    shouted, short = replace(task, template="{{ text }} A?"), task.train[:-1]
+    sentence = start.then(Instruction("Say so."))
+    found = [
+        items(start, shouted, task.train),
+        items(sentence, task, task.train),
+        items(start, task, short),
+        items(start, task, task.train, reserve=2),
+    ]
+    assert len(made) == 5
+    assert found == [real(start, shouted, task.train, 0), real(sentence, task, task.train, 0), first[:-1], first]
+    assert found[0] != first != found[1]
 
 
 @pytest.mark.parametrize("name", OTHERS)

@@ -95,6 +95,7 @@ def test_a_killed_run_resumes_to_the_same_weights(made, tmp_path):
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
+@pytest.mark.slow
 def test_another_recipe_refuses_the_checkpoint_unless_told_to_start_afresh(tmp_path):
     pretrain(written(tmp_path), tmp_path / "out")
     other = written(tmp_path, model={**SMALL["model"], "mlp": 64})
@@ -136,10 +137,13 @@ def test_packaged_recipes_share_text_and_tokenizer():
     assert tiny.digest() != nano.digest()
 
 
-def test_two_workers_learn_as_one_does(made, tmp_path):
-    """Averaged gradients of two halves of a batch: the same run up to rounding."""
+@pytest.mark.slow
+def test_two_workers_learn_as_one_does(made, tmp_path, monkeypatch):
+    """Averaged gradients of two halves of a batch: the same run up to rounding. They meet in a folder named as from where one stands."""
     training = {**SMALL["training"], "workers": 2}
-    pretrain(written(tmp_path, training=training), tmp_path / "out")
+    recipe = written(tmp_path, training=training)
+    monkeypatch.chdir(tmp_path)
+    pretrain(recipe, Path("out"))
     one, two = (json.loads((folder / "curve.jsonl").read_text().splitlines()[-1]) for folder in (made, tmp_path / "out"))
     assert one["tokens"] == two["tokens"]
     assert two["eval_loss"] == pytest.approx(one["eval_loss"], abs=0.1)

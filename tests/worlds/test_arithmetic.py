@@ -259,6 +259,7 @@ def test_word_problems_of_two_splits_differ_in_their_numbers():
     assert {len(row.fields["irrelevant"]) for row in made.ood} == {3}
 
 
+@pytest.mark.slow
 def test_verify_is_balanced_and_right_and_has_no_surface_cue():
     made = tasks(4.0)["verify"]
     for row in rows(made):

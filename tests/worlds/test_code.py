@@ -48,6 +48,7 @@ def tree(code):
     return ast.dump(node)
 
 
+@pytest.mark.slow
 def test_functions_are_the_library_s_and_summaries_their_docstrings():
     for row in rows("code-docstring", n=50):
         assert library(row.fields["module"])[tree(row.fields["code"])] == (row.fields["name"], row.target)
@@ -69,6 +70,7 @@ def test_a_module_is_in_one_split_and_no_code_in_two():
     assert set(modules.values()) == set(SPLITS)
 
 
+@pytest.mark.slow
 def test_what_is_asked_of_held_out_modules_is_not_in_the_corpus():
     made = world("code")
     texts = "\0".join(itertools.chain(itertools.islice(made.corpus(), 4000), itertools.islice(made.corpus(era=1), 1000)))
@@ -79,6 +81,7 @@ def test_what_is_asked_of_held_out_modules_is_not_in_the_corpus():
         assert not any(row.fields["prompt"] in texts for row in rows("code-execute", split, 300))
 
 
+@pytest.mark.slow
 def test_next_lines_go_on_with_the_function():
     for row in rows("code-complete", n=100):
         place, start = row.fields["place"], row.fields["code"].split("\n")

@@ -128,6 +128,7 @@ def test_synonyms_and_terse_questions_name_the_same_columns_as_their_query():
             assert in_query - asked <= {c for c in columns if c.endswith("_id")} | {"name"}
 
 
+@pytest.mark.slow
 def test_queries_give_rows_and_a_wrong_column_changes_them():
     empty = changed = mutants = 0
     rows = drawn("sql-cross", "test", 1500)

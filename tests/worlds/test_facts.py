@@ -54,6 +54,7 @@ def _walk(table, subject, path):
     return subject
 
 
+@pytest.mark.slow
 def test_each_answer_stands_in_exactly_one_document_that_names_the_subject(made):
     task = made.task("facts")
     texts = {d.id: d.text for d in task.documents}
@@ -216,6 +217,7 @@ def test_updates_contradict_older_documents_and_the_newest_counts(made):
     assert 0.3 < sum(row.fields["document"] < row.fields["older"] for row in task.test) / len(task.test) < 0.7
 
 
+@pytest.mark.slow
 def test_news_says_the_new_values_and_never_asks_about_them(made):
     truth = made.truth()
     text = "\n".join(itertools.islice(made.corpus(era=1), 8000))
@@ -320,6 +322,7 @@ def test_streams_are_lazy_and_end_by_themselves(size):
         assert not len(sheet.task.documents) or next(iter(sheet.task.documents)).text
 
 
+@pytest.mark.slow
 def test_splits_end_when_there_are_no_more_names():
     made = world("facts", size=10**6)
     rows = made.rows(made.sheets()["facts-unanswerable"], "dev")

@@ -277,6 +277,7 @@ def test_polarity_and_place_of_either_side_tell_nothing(made):
         assert max(found) - min(found) < 0.06
 
 
+@pytest.mark.slow
 def test_a_rare_language_is_rare(made):
     words = {name: set(tongue.words) for name, tongue in made.tongues.items()}
     counts = Counter()

@@ -194,6 +194,7 @@ def test_pages_hold_every_entry_as_text_and_as_json_ld(made):
     assert 20 < repeated < 90
 
 
+@pytest.mark.slow
 def test_faq_queries_mean_one_entry(made):
     task = made.task("library-faq")
     titles = {d.id: d.title for d in task.documents}
@@ -231,6 +232,7 @@ def test_what_to_ask_back_is_what_the_query_lacks(made):
         assert set(Counter(row.target for row in task.split(split)).values()) == {len(task.split(split)) / 4}
 
 
+@pytest.mark.slow
 def test_clicks_follow_their_known_chances(made):
     truth = made.truth()
     topics = {g["id"]: tuple(g["topic"].values()) for g in truth["guides"]}

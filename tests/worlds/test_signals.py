@@ -135,6 +135,7 @@ def rows(task, *splits):
 
 
 # --- the guarantees --------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 @settings(max_examples=5, deadline=None)
 @given(seed=st.integers(0, 10**9))
 def test_pixels_alone_give_every_answer(seed):
@@ -213,6 +214,7 @@ def pairs_of(row):
     return {(t["colour"], t["shape"]) if "colour" in t else (t["source"], t["pitch"]) for t in things}
 
 
+@pytest.mark.slow
 @settings(max_examples=5, deadline=None)
 @given(seed=st.integers(0, 10**9))
 def test_held_out_pairs_are_shown_in_ood_only_and_their_words_elsewhere_too(seed):
@@ -231,6 +233,7 @@ def test_held_out_pairs_are_shown_in_ood_only_and_their_words_elsewhere_too(seed
         assert not [pair for pair in held if " ".join(pair) in asked]
 
 
+@pytest.mark.slow
 def test_the_corpus_never_names_a_held_out_pair():
     made = world("signals")
     text = "\n".join(itertools.chain(itertools.islice(made.corpus(), 3000), itertools.islice(made.corpus(era=1), 1000)))
@@ -240,6 +243,7 @@ def test_the_corpus_never_names_a_held_out_pair():
     assert all(re.search(rf"\b{colour} {shape}", text) for colour, shape in made.pairs("picture", "train"))
 
 
+@pytest.mark.slow
 def test_no_array_is_in_two_splits():
     made = world("signals", size=0.5)
     for key in (*PICTURES, *SOUNDS, "digits"):

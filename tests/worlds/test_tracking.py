@@ -147,6 +147,7 @@ def probe(texts, labels):
     return LogisticRegression(C=0.1, max_iter=200).fit(counts[:half], labels[:half]).score(counts[half:], labels[half:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "n"), [("boxes", 3), ("boxes-moved", 3), ("indirect-object", 2), ("coloured-objects", 3), ("needles", 3)])
 def test_which_words_occur_does_not_tell_the_answer(name, n):
     rows = [(prompt, row) for prompt, row in drawn(name, 15000) if len(options(name, row)) == n][:2500]

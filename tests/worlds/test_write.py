@@ -79,7 +79,7 @@ def same(back, task):
     assert [back.prompt(row).text() for row in back.test] == [task.prompt(row).text() for row in task.test]
 
 
-@pytest.mark.parametrize("name", WORLDS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "code")) for name in WORLDS])
 def test_written_tasks_load_back(name, tmp_path):
     made = world(name, seed=1, size=0.05)
     write_world(made, tmp_path / "out", corpus=3)
@@ -179,6 +179,7 @@ def peak(size, out):
     return most
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_size(tmp_path):
     peak(1, tmp_path / "warm")
     small, large = peak(1, tmp_path / "small"), peak(100, tmp_path / "large")

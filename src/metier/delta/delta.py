@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metier.delta.entry import Between, Dense, Entry, LowRank, New, Seen, Sparse, tensors_of
+from metier.delta import native
+from metier.delta.entry import Between, Dense, Entry, LowRank, New, Seen, Sparse, grain_of, opened, tensors_of
 from metier.errors import BaseMismatch, KeyMismatch, ShapeMismatch
 
 
@@ -127,7 +128,16 @@ class Delta:
             raise ShapeMismatch(
                 f"delta: '{name}' has shape {tuple(base.shape)} in the base, {tuple(entry.shape)} in the delta. Was it made from another base?"
             )
-        return added(base, entry.dense().to(base.device))
+        if base.device.type != "cpu":
+            return added(base, entry.dense().to(base.device))
+        old, source, step = base.reshape(-1), opened(entry), grain_of(entry)
+        new = torch.empty_like(old)
+        for start in range(0, len(old), step):
+            stop = min(start + step, len(old))
+            before, change, after = old[start:stop], source.part(start, stop), new[start:stop]
+            if native.added(before, change, after) is None:
+                after.copy_(added(before, change))
+        return new.view(base.shape)
 
     def apply(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """base + delta as a new state dict; tensors without a change are shared, none is modified."""

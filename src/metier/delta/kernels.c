@@ -138,6 +138,25 @@ void elect(float *const *rows, int k, const float *coefs, int equal, float least
     }
 }
 
+/* out = the mean over k rows of the squares around their mean. */
+void variance(float *const *rows, int k, float *out, int64_t n) {
+    float mean[CHUNK];
+    for (int64_t start = 0; start < n; start += CHUNK) {
+        int m = (int)(n - start < CHUNK ? n - start : CHUNK);
+        float *sum = out + start;
+        for (int i = 0; i < m; i++) mean[i] = sum[i] = 0;
+        for (int r = 0; r < k; r++)
+            for (int i = 0; i < m; i++) mean[i] += rows[r][start + i];
+        for (int i = 0; i < m; i++) mean[i] /= (float)k;
+        for (int r = 0; r < k; r++)
+            for (int i = 0; i < m; i++) {
+                float away = rows[r][start + i] - mean[i];
+                sum[i] += away * away;
+            }
+        for (int i = 0; i < m; i++) sum[i] /= (float)k;
+    }
+}
+
 /* draws[i] = 1 where it was below `split`, else 0; the positions where it was `split`. Returns how many of those there are. */
 int64_t draw(uint8_t *draws, uint8_t split, int32_t *at, int64_t n) {
     int64_t count = 0;
@@ -160,4 +179,50 @@ int64_t draw(uint8_t *draws, uint8_t split, int32_t *at, int64_t n) {
 /* Zero where `kept` is 0, all else divided. */
 void drop(float *values, const uint8_t *kept, float divisor, int64_t n) {
     for (int64_t i = 0; i < n; i++) values[i] = (kept[i] ? values[i] : 0.0f) / divisor;
+}
+
+/* The entries of a row from the smallest magnitude to the largest, equal ones in their order: the place of each in the low half of what is
+   returned, a part of `work`, which has room for 2 n. A radix sort of the magnitudes' bits. */
+static const uint64_t *ordered(const float *row, int64_t n, uint64_t *work) {
+    uint64_t *from = work, *to = work + n;
+    uint32_t counts[4][256] = {{0}};
+    for (int64_t i = 0; i < n; i++) {
+        uint32_t key;
+        memcpy(&key, row + i, 4);
+        key &= 0x7FFFFFFFu;
+        from[i] = (uint64_t)key << 32 | (uint64_t)i;
+        counts[0][key & 255]++, counts[1][key >> 8 & 255]++, counts[2][key >> 16 & 255]++, counts[3][key >> 24]++;
+    }
+    for (int d = 0; d < 4; d++) {
+        uint32_t *count = counts[d], before = 0;
+        int shift = 32 + 8 * d;
+        if (count[from[0] >> shift & 255] == n) continue; /* all alike, as the low bits of differences of bfloat16 often are */
+        for (int b = 0; b < 256; b++) {
+            uint32_t here = count[b];
+            count[b] = before;
+            before += here;
+        }
+        for (int64_t i = 0; i < n; i++) to[count[from[i] >> shift & 255]++] = from[i];
+        uint64_t *swap = from;
+        from = to, to = swap;
+    }
+    return from;
+}
+
+/* Each entry of a row of n is kept with probability min(1, low + slope * its rank / (n - 1)), then divided by it if `rescale`; the others
+   are zeroed. draws: 32 bits for each entry. work, keep: room for 2 n. */
+void thin(float *values, int64_t rows, int64_t n, const uint32_t *draws, float low, float slope, int rescale, uint64_t *work, float *keep) {
+    float *own = keep + n; /* the probabilities by rank, and those of a row's entries */
+    for (int64_t rank = 0; rank < n; rank++) {
+        float share = n > 1 ? (float)rank / (float)(n - 1) : 0.5f, p = low + slope * share;
+        keep[rank] = p > 1 ? 1 : p;
+    }
+    for (int64_t r = 0; r < rows; r++, values += n, draws += n) {
+        const uint64_t *order = ordered(values, n, work);
+        for (int64_t rank = 0; rank < n; rank++) own[(uint32_t)order[rank]] = keep[rank];
+        for (int64_t i = 0; i < n; i++) {
+            float kept = values[i] / (rescale ? own[i] : 1.0f);
+            values[i] = (float)(draws[i] >> 8) * 0x1p-24f < own[i] ? kept : 0.0f;
+        }
+    }
 }

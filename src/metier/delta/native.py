@@ -38,8 +38,10 @@ _SIGNATURES: dict[str, tuple[list[Any], Any]] = {
     "rounded": ([_P, _P, _N], _I),
     "look": ([_P, _N, _F, _F, _I, _I, _P, _P], None),
     "elect": ([_P, _I, _P, _I, _F, _N], None),
+    "variance": ([_P, _I, _P, _N], None),
     "draw": ([_P, ctypes.c_uint8, _P, _N], _N),
     "drop": ([_P, _P, _F, _N], None),
+    "thin": ([_P, _N, _N, _P, _F, _F, _I, _P, _P], None),
 }
 _one = threading.Lock()
 
@@ -100,9 +102,20 @@ def elect(stack: Sequence[Tensor], coefs: Sequence[float], least: float) -> bool
     rows = [row.reshape(-1) if row.is_contiguous() else row for row in stack]
     if (run := _for(*((row, SINGLE) for row in rows))) is None:
         return False
-    pointers, factors = (_P * len(rows))(*(row.data_ptr() for row in rows)), (_F * len(rows))(*coefs)
-    run.elect(pointers, len(rows), factors, len({abs(c) for c in coefs}) == 1, least, len(rows[0]))
+    run.elect(_places(rows), len(rows), (_F * len(rows))(*coefs), len({abs(c) for c in coefs}) == 1, least, len(rows[0]))
     return True
+
+
+def variance(rows: Sequence[Tensor], out: Tensor) -> bool:
+    """The mean over the rows, (n,) float32 each, of the squares around their mean."""
+    if (run := _for((out, SINGLE), *((row, SINGLE) for row in rows))) is None:
+        return False
+    run.variance(_places(rows), len(rows), out.data_ptr(), len(out))
+    return True
+
+
+def _places(rows: Sequence[Tensor]) -> Any:
+    return (_P * len(rows))(*(row.data_ptr() for row in rows))
 
 
 def draw(draws: NDArray[np.uint8], split: int) -> NDArray[np.integer[Any]] | None:
@@ -118,6 +131,15 @@ def drop(values: Tensor, kept: NDArray[np.uint8], divisor: float) -> bool:
     if (run := _for((values, SINGLE))) is None:
         return False
     run.drop(values.data_ptr(), kept.ctypes.data, divisor, len(values))
+    return True
+
+
+def thin(values: Tensor, width: int, draws: NDArray[np.uint32], low: float, slope: float, rescale: bool) -> bool:
+    """Keep each entry of a row with probability low + slope * its rank by magnitude / (width - 1). values: (rows * width,) float32."""
+    if (run := _for((values, SINGLE))) is None or width >= 1 << 31:
+        return False
+    room, keep, rows = np.empty(2 * width, np.uint64), np.empty(2 * width, np.float32), len(values) // width
+    run.thin(values.data_ptr(), rows, width, draws.ctypes.data, low, slope, rescale, room.ctypes.data, keep.ctypes.data)
     return True
 
 

@@ -9,6 +9,7 @@ from metier.errors import UserError
 from metier.merge import _verify
 from metier.merge._convert import save_peft, to_peft, with_peft
 from metier.merge._work import Done, How, only_changed, size_of
+from metier.model.base import load_base
 
 
 def export(delta: Delta, base: Checkpoint, out: Path, how: How) -> Done:
@@ -19,7 +20,7 @@ def export(delta: Delta, base: Checkpoint, out: Path, how: How) -> Done:
     save_peft(to_peft(delta, plain, base), out)
     verdict = None
     if how.verify:
-        found = with_peft(_verify.checkable(base.path), out)
-        verdict = _verify.judged(plain, plain, _verify.model_of(plain, delta.apply(base)), found)
+        found = with_peft(load_base(base.path, device="cpu"), out)
+        verdict = _verify.judged(plain, plain, _verify.model_of(plain, _verify.composed(base, delta)), found)
     _verify.store(out, verdict, base=str(base.path.resolve()), fingerprint=delta.base)
     return Done(out, size_of(out), verdict)

@@ -1,7 +1,8 @@
 """Verify: what was written is loaded again and says what the composition it should equal says; and it still writes language.
 
 Outputs (logits, of encoders hidden states) on a few fixed texts are compared with those of base + change formed in memory. The
-perplexity on the same texts, beside the base's, tells gibberish. The texts are English prose that every Python brings along.
+perplexity on the same texts, beside the base's, tells gibberish. The texts are English prose that every Python brings along; large
+models are asked fewer. Weights are read when they are used, so that no model is ever in memory as a whole.
 """
 
 from __future__ import annotations
@@ -14,18 +15,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor, nn
 
 from metier import atomic
-from metier.delta import Delta
+from metier.delta import Checkpoint, Delta
 from metier.delta.transform import slices
 from metier.errors import Failed, UserError
 from metier.model.base import Base, load_base
 from metier.model.change import no_grad_module
+from metier.model.padding import IGNORE, pad_right
+from metier.model.streamed import Weights, reading, streamed
 from metier.task.general import continuation
 
-TEXTS, TOKENS = 16, 48  # how many texts are read, and how much of each
+TOKENS = 48  # of each text that is read
+FEWEST, MOST, WORK = 2, 16, 1_600_000_000  # texts that are read, and parameters times texts
 TOLERANCE = 1e-3  # of the outputs' spread: two ways to form the same float32 sum differ by less
 GIBBERISH = 4.0  # times the base's perplexity
 CARD = "metier.json"
@@ -63,14 +68,19 @@ class Probe:
 
     def __init__(self, base: Base) -> None:
         self.base = base
-        room = min(TOKENS, base.max_length)
-        texts = [f"{e.fields['text']} {e.target}" for e in continuation(TEXTS).test]
+        room, count = min(TOKENS, base.max_length), min(MOST, max(FEWEST, WORK // max(1, base.parameters)))
+        texts = [f"{e.fields['text']} {e.target}" for e in continuation(count).test]
         self.ids = [(base.encode(t) or [base.start])[:room] for t in texts]
 
     @torch.inference_mode()
     def outputs(self, model: nn.Module) -> Tensor:
-        """What the model computes for every token of every text."""
-        return torch.cat([self._read(model, ids) for ids in self.ids])
+        """What the model computes for every token of every text, all read at once."""
+        ids, mask = pad_right(self.ids, self.base.tokenizer.pad_token_id)
+        there, inputs = mask.bool(), {"input_ids": ids, "attention_mask": mask}
+        if self.base.family == "seq2seq":
+            inputs["labels"] = ids.masked_fill(~there, IGNORE)
+        found = model(**inputs, **({"use_cache": False} if self.base.family == "causal" else {}))
+        return (found.last_hidden_state if self.base.family == "encoder" else found.logits)[there].float()
 
     def perplexity(self, outputs: Tensor) -> float | None:
         """exp of the mean negative log-likelihood of the texts' tokens; None for encoders."""
@@ -86,19 +96,11 @@ class Probe:
         loss = float(torch.cat(losses).mean())
         return math.exp(min(loss, 700.0)) if loss == loss else math.inf
 
-    def _read(self, model: nn.Module, ids: list[int]) -> Tensor:
-        row = torch.tensor([ids])
-        if self.base.family == "encoder":
-            return model(input_ids=row).last_hidden_state[0].float()
-        if self.base.family == "seq2seq":
-            return model(input_ids=row, labels=row).logits[0].float()
-        return model(input_ids=row, use_cache=False).logits[0].float()
-
 
 def checkable(place: str | Path) -> Base:
-    """The base that results are verified beside, in float32 on the CPU. Raises UserError where it cannot be loaded."""
+    """The base that results are verified beside, in float32 on the CPU. Raises UserError where it cannot be loaded, or not be held."""
     try:
-        return load_base(str(place), device="cpu")
+        return streamed(place) or load_base(_roomy(place), device="cpu")
     except UserError as error:
         raise UserError(f"verification: {error} Say --no-verify to go without it.") from error
 
@@ -111,7 +113,7 @@ def written(plain: Base, out: Path, expected: Mapping[str, Tensor]) -> Verdict:
 
 def changed(plain: Base, found: Delta, expected: Delta, weights: Mapping[str, Tensor]) -> Verdict:
     """Verify a stored change: base + `found` (read again) beside base + `expected` (in memory). weights: the base's, by name."""
-    return judged(plain, plain, model_of(plain, expected.apply(weights)), model_of(plain, found.apply(weights)))
+    return judged(plain, plain, model_of(plain, composed(weights, expected)), model_of(plain, composed(weights, found)))
 
 
 def judged(reader: Base, plain: Base, expected: nn.Module, found: nn.Module) -> Verdict:
@@ -131,8 +133,24 @@ def judged(reader: Base, plain: Base, expected: nn.Module, found: nn.Module) -> 
     return Verdict(gap if gap == gap else math.inf, float(should.std()), perplexity, base_perplexity, tuple(warnings))
 
 
+def _roomy(place: str | Path) -> str:
+    """The place; UserError where three models of its size in float32 would not fit into memory."""
+    need, free = 3 * 4 * sum(math.prod(Checkpoint(place).shape(n)) for n in Checkpoint(place)), psutil.virtual_memory().available
+    if need > free:
+        raise UserError(f"{place}: takes {need / 1e9:.0f} GB of memory to verify, {free / 1e9:.0f} are free.")
+    return str(place)
+
+
+def composed(base: Mapping[str, Tensor], delta: Delta) -> Mapping[str, Tensor]:
+    """base + delta, each tensor formed when it is read."""
+    return Weights((*base, *delta), lambda name: delta.new_value(name, base.get(name)) if name in delta.entries else base[name])
+
+
 def model_of(like: Base, weights: Mapping[str, Tensor]) -> nn.Module:
-    """A model with these weights, named as in files, in float32."""
+    """A model with these weights, named as in files, in float32, read when they are used where that can be."""
+    found = reading(lambda: type(like.model)(like.model.config), weights)
+    if found is not None:
+        return found
     state = {n: t.to(torch.float32, copy=True) if t.is_floating_point() else t.clone() for n, t in weights.items()}
     model: nn.Module = type(like.model).from_pretrained(None, config=like.model.config, state_dict=state, dtype=torch.float32)
     no_grad_module(model)

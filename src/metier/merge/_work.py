@@ -24,6 +24,7 @@ from metier.merge._experts import opened
 from metier.merge._verify import Verdict
 from metier.method import Method
 from metier.model.base import load_base
+from metier.model.streamed import Weights
 
 PATIENCE = 2.0  # seconds of silence at most
 ORDINARY = 100_000_000  # bytes that python and its libraries take beside the tensors
@@ -179,8 +180,8 @@ def finish(
 
 def _expected(base: Checkpoint, delta: Delta, weights: Delta | None) -> Mapping[str, Tensor]:
     if weights is None:
-        return delta.apply(base)
-    return {**base, **{n: weights[n].dense().to(base.dtype(n)) for n in weights}}
+        return _verify.composed(base, delta)
+    return Weights(base, lambda name: weights[name].dense().to(base.dtype(name)) if name in weights.entries else base[name])
 
 
 def only_changed(delta: Delta) -> Delta:

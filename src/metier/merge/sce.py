@@ -6,7 +6,7 @@ Formula:     m = the density * n' entries of largest variance over i of d_i = W_
 Shapes:      every expert's tensor S; stacked (k, *S); result S; w_i one number for each tensor.
 Units:       density, a fraction kept in (0, 1]; scale, a factor.
 Randomness:  none.
-Cost:        three reads of base and experts, one write; a slice of each in memory, four bytes an entry of a tensor (in a file where it is large).
+Cost:        four reads of base and experts, one write; a slice of each in memory.
 Deviations:  as mergekit: weights are calculated for each tensor, entries of variance 0 are not counted. Selected are
              round(density * n') entries, ties by lowest index; mergekit rounds down. At density = 1 entries of variance 0 stay, as there.
              An exact tie of signs gives 0; in mergekit the positive side wins. mergekit weighs all experts the same where the sum of
@@ -20,18 +20,20 @@ Errors:      UserError where density is outside (0, 1], or the experts have coef
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from metier import check
-from metier.delta.entry import Dense, Entry
-from metier.delta.held import roomy
+from metier.delta import native
+from metier.delta.entry import SLICE, Entry, opened
 from metier.delta.parts import scale as scaled
+from metier.delta.parts.span import squares
+from metier.delta.scratch import scratch, stacked
 from metier.delta.select import Cut, count_of, cuts
-from metier.delta.transform import At, Merge, identity, slices
+from metier.delta.transform import At, Merge, identity, in_slices, slices
 from metier.merge._needs import unweighted
 from metier.method import About
 
@@ -39,17 +41,14 @@ ABOUT = About(place="weights", weighted=False, search={"density": (0.1, 0.5, 1.0
 
 
 class _Plan(NamedTuple):
-    """The variance over the experts, of which the cut selects entries (None: all), and how much each expert weighs."""
+    """Of the variance over the experts, which entries are selected (None: all), and how much each expert weighs."""
 
-    variance: Entry | None
     cut: Cut | None
     weights: list[float]
 
     def selected(self, stack: Tensor, start: int) -> Tensor:
         """The stack (k, n) with the entries that are not selected set to zero, in place."""
-        if self.variance is None or self.cut is None:
-            return stack
-        return stack.mul_((self.cut.keep(start, self.variance.part(start, start + stack.shape[1])) != 0).to(stack.device))
+        return stack if self.cut is None else stack.mul_(self.cut.keep(start, _variance(stack)).sign_())
 
 
 def sce(
@@ -61,14 +60,14 @@ def sce(
     check.fraction("sce: density", density)
 
     def plan(name: str, entries: Sequence[Entry]) -> _Plan:
-        found = _Plan(None, None, [])
+        found = _Plan(None, [])
         if density < 1 and len(entries) > 1:
-            variance = Dense(_variances(entries))
+            variance = _variances(entries)
             varying = sum(int(values.count_nonzero()) for _, values in slices(variance))
-            found = _Plan(variance, cuts({name: variance}, count_of(density, varying))[name], [])
+            found = _Plan(cuts({name: variance}, count_of(density, varying))[name], [])
         energy = torch.zeros(len(entries), dtype=torch.float64)
         for start, stack in _stacks(entries):
-            energy += found.selected(stack, start).double().square().sum(1)
+            energy += squares(found.selected(stack, start))
         return found._replace(weights=(energy / energy.sum() if energy.any() else torch.full_like(energy, 1 / len(energy))).tolist())
 
     return Merge(identity(), _combine, scaled(scale), plan)
@@ -77,33 +76,53 @@ def sce(
 def _combine(at: At, stack: Tensor, coefs: Sequence[float], plan: Any) -> Tensor:
     unweighted("sce", coefs)
     flat = plan.selected(stack.view(len(stack), -1), at.start)
-    sign = flat.sum(0).sign()
-    weights = torch.tensor(plan.weights, device=stack.device)[:, None] * (flat.sign() * sign > 0)
-    divisor = weights.sum(0)
-    return ((flat * weights).sum(0) / torch.where(divisor > 0, divisor, 1.0)).view(stack.shape[1:])
+    n, device = flat.shape[1], stack.device
+    sign, divisor, agrees = (scratch(name, n, device=device) for name in ("sign", "divisor", "agrees"))
+    torch.sum(flat, 0, out=sign).sign_()
+    divisor.zero_()
+    least = min((w for w in plan.weights if w), default=1.0)  # what 0 is divided by where no expert agrees
+    for change, weight in zip(flat, plan.weights, strict=True):
+        torch.mul(change, sign, out=agrees).sign_().clamp_(min=0)
+        divisor.add_(agrees, alpha=weight)
+        change.mul_(agrees.mul_(weight))
+    return torch.sum(flat, 0, out=agrees).div_(divisor.clamp_(min=least)).view(stack.shape[1:])
 
 
-def _variances(entries: Sequence[Entry]) -> Tensor:
-    """The variance over the experts of every entry of a tensor, (n,)."""
-    found = roomy(entries[0].shape.numel())
-    for start, stack in _stacks(entries):
-        found[start : start + stack.shape[1]] = _variance(stack)
-    return found
+def _variances(entries: Sequence[Entry]) -> Entry:
+    """The variance over the experts of every entry of a tensor, computed when it is read."""
+    sources = [opened(e) for e in entries]
+
+    def part(start: int, stop: int, out: Tensor | None) -> Tensor:
+        found = _variance(_stack(sources, start, stop))
+        return found.clone() if out is None else out.copy_(found)
+
+    return in_slices(entries[0].shape, part)
 
 
 def _variance(stack: Tensor) -> Tensor:
-    """(k, n) -> (n,): the mean of squares around the mean, one expert after another; the stack is overwritten."""
-    mean = torch.zeros_like(stack[0])
+    """(k, n) -> (n,): the mean of squares around the mean, one expert after another, in scratch."""
+    mean, away, found = (scratch(name, stack.shape[1], device=stack.device) for name in ("mean", "away", "found"))
+    if native.variance(list(stack), found):
+        return found
+    mean.zero_(), found.zero_()
     for change in stack:
         mean += change
     mean /= len(stack)
-    found = torch.zeros_like(mean)
     for change in stack:
-        found += change.sub_(mean).square_()
+        found += torch.sub(change, mean, out=away).square_()
     return found.div_(len(stack))
 
 
-def _stacks(entries: Sequence[Entry]) -> Any:
-    """(start, (k, n) slices) of all experts."""
-    for parts in zip(*(slices(e) for e in entries), strict=True):
-        yield parts[0][0], torch.stack([values for _, values in parts])
+def _stack(sources: Sequence[Entry], start: int, stop: int) -> Tensor:
+    """The slices of all experts, (k, n), in scratch."""
+    with stacked(len(sources), stop - start) as stack:
+        for source, row in zip(sources, stack, strict=True):
+            source.part(start, stop, row)
+        return stack
+
+
+def _stacks(entries: Sequence[Entry]) -> Iterator[tuple[int, Tensor]]:
+    """(start, (k, n) slices) of all experts; the next overwrites the one before."""
+    sources, n = [opened(e) for e in entries], entries[0].shape.numel()
+    for start in range(0, n, SLICE):
+        yield start, _stack(sources, start, min(start + SLICE, n))

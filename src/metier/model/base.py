@@ -6,9 +6,14 @@ a folder in Hugging Face form, or a hub name.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 import json
+import os
+import socket
+import urllib.parse
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +29,8 @@ from metier.task import Prompt
 Family = Literal["causal", "seq2seq", "encoder"]
 EMBEDDED = Path(__file__).parents[1] / "embedded"
 REMEMBERED = 200_000  # encoded texts a base keeps
+TAIL = 32  # characters of a prompt that its answer is encoded with
+AUTO = {"causal": "AutoModelForCausalLM", "seq2seq": "AutoModelForSeq2SeqLM", "encoder": "AutoModel"}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -35,6 +42,7 @@ class Base:
     chat        whether prompts go through the tokenizer's chat template
     truncate    whether prompts longer than max_length lose their beginning (else they are an error)
     parameters  how many it has, tied ones once; counted at rest, for adapters come and go
+    remembered  what the rooms above keep of it, for as long as it is there
     """
 
     name: str
@@ -47,8 +55,10 @@ class Base:
     truncate: bool = False
     path: str = ""
     parameters: int = field(init=False, default=0)
+    remembered: dict[str, Any] = field(init=False, default_factory=dict, repr=False)
     _ids: dict[tuple[str, bool], tuple[int, ...]] = field(init=False, default_factory=dict, repr=False)
     _tails: dict[tuple[str, str], tuple[int, ...]] = field(init=False, default_factory=dict, repr=False)
+    _listed: dict[tuple[str, str, tuple[str, ...]], list[list[int]]] = field(init=False, default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         self.parameters = sum(p.numel() for p in self.model.parameters()) if isinstance(self.model, nn.Module) else 0
@@ -79,8 +89,24 @@ class Base:
         key = (text, special)
         if key not in self._ids:
             _make_room(self._ids)
-            self._ids[key] = tuple(self.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"])
+            self._ids[key] = tuple(self._tokens(text, special))
         return list(self._ids[key])
+
+    def _tokens(self, text: str, special: bool) -> list[int]:
+        rust = self._rust
+        if rust is None or rust.truncation is not None or rust.padding is not None:
+            return self.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
+        return rust.encode(text, add_special_tokens=special).ids
+
+    @functools.cached_property
+    def _rust(self) -> Any:
+        """What a call of the tokenizer asks in the end, where its class has no call of its own, else None: asked at once it takes half the time."""
+        from transformers import PreTrainedTokenizerFast as Fast
+
+        if not isinstance(self.tokenizer, Fast) or self.tokenizer.split_special_tokens:
+            return None
+        own = any(getattr(type(self.tokenizer), name) is not getattr(Fast, name) for name in ("__call__", "_encode_plus"))
+        return None if own else self.tokenizer.backend_tokenizer
 
     def encode_prompt(self, prompt: Prompt) -> tuple[str, list[int]]:
         """(text, ids) of a prompt, through the chat template where the base has one; never without a token, for the answer follows one."""
@@ -93,15 +119,23 @@ class Base:
     def encode_answer(self, prompt_text: str, answer: str, *, separator: str, end: bool = False) -> list[int]:
         """Ids of an answer as they follow the prompt: the ids of prompt + answer beyond those of the prompt.
 
-        Tokens depend on what stands before, so the last 32 characters of the prompt are encoded along. A decoder of its own
+        Tokens depend on what stands before, so the last `TAIL` characters of the prompt are encoded along. A decoder of its own
         (seq2seq) starts with the answer: there neither prompt nor separator stands before it.
         """
         answer = answer if self.chat or self.family == "seq2seq" else separator + answer
-        key = ("" if self.family == "seq2seq" else prompt_text[-32:], answer)
+        key = ("" if self.family == "seq2seq" else prompt_text[-TAIL:], answer)
         if key not in self._tails:
             _make_room(self._tails)
             self._tails[key] = tuple(self.encode(key[0] + answer, special=False)[len(self.encode(key[0], special=False)) :])
         return [*self._tails[key]] + ([self.tokenizer.eos_token_id] if end and self.tokenizer.eos_token_id is not None else [])
+
+    def encode_answers(self, prompt_text: str, answers: Sequence[str], *, separator: str) -> list[list[int]]:
+        """`encode_answer` of each; remembered together, for a task's choices are asked of every example."""
+        key = ("" if self.family == "seq2seq" else prompt_text[-TAIL:], separator, tuple(answers))
+        if key not in self._listed:
+            _make_room(self._listed, REMEMBERED // 100)
+            self._listed[key] = [self.encode_answer(prompt_text, a, separator=separator) for a in answers]
+        return [list(ids) for ids in self._listed[key]]
 
     def fits(self, ids: list[int], extra: int, what: str) -> list[int]:
         """The ids, if they and `extra` more can be read at once; else cut from the left (`truncate`) or UserError."""
@@ -115,8 +149,8 @@ class Base:
         )
 
 
-def _make_room(memory: dict[Any, Any]) -> None:
-    if len(memory) >= REMEMBERED:
+def _make_room(memory: dict[Any, Any], most: int = REMEMBERED) -> None:
+    if len(memory) >= most:
         memory.clear()
 
 
@@ -128,31 +162,54 @@ def load_base(
     if isinstance(name, Base):
         return name
     check.one_of("dtype", dtype, DTYPES)
+    path, family, config, tokenizer, options = described(name, family=family, remote_code=remote_code)
+    model = _model(family, path, config, options, DTYPES[dtype], str(name))
+    model.to(_device(device))
+    no_grad_module(model)
+    limit = max_length(config, tokenizer, path, model)
+    plain = getattr(config, "prompting", "chat") == "plain"  # as `metier pretrain` marks a base that was never shown a chat
+    use_chat = chat if chat is not None else bool(getattr(tokenizer, "chat_template", None)) and not plain
+    if use_chat and not getattr(tokenizer, "chat_template", None):
+        raise UserError(f"base {name}: chat was asked for, but its tokenizer has no chat template. Drop --chat.")
+    return Base(str(name), family, model, tokenizer, fingerprint(model), limit, use_chat, truncate, path)
+
+
+def described(name: str | Path, *, family: Family | None = None, remote_code: bool = False) -> tuple[str, Family, Any, Any, dict[str, Any]]:
+    """What is known of a base without its weights: (path, family, configuration, tokenizer, options to load it with). Raises UserError."""
     if family is not None:
         check.one_of("family", family, ("causal", "seq2seq", "encoder"))
     from transformers import AutoConfig, AutoTokenizer
 
     path = _resolve(str(name))
     options: dict[str, Any] = {"trust_remote_code": remote_code}
-    if Path(path).is_dir():
+    if Path(path).is_dir() or not hub_answers():
         options["local_files_only"] = True
     try:
         config = AutoConfig.from_pretrained(path, **options)
     except (OSError, ValueError, json.JSONDecodeError) as error:
+        if not Path(path).is_dir() and not hub_answers():
+            raise UserError(
+                f"base {name}: no such folder, and the model hub, where it may be a name, cannot be reached. Check the path or the network."
+            ) from error
         raise UserError(
             f"base {name}: no readable config.json ({_first(error)}). Give a folder in Hugging Face form or a model name."
         ) from error
-    family = family or _family(config, str(name))
-    tokenizer = _tokenizer(AutoTokenizer, path, options, str(name))
-    model = _model(family, path, config, options, DTYPES[dtype], str(name))
-    model.to(_device(device))
-    no_grad_module(model)
-    limit = _max_length(config, tokenizer, path, model)
-    plain = getattr(config, "prompting", "chat") == "plain"  # as `metier pretrain` marks a base that was never shown a chat
-    use_chat = chat if chat is not None else bool(getattr(tokenizer, "chat_template", None)) and not plain
-    if use_chat and not getattr(tokenizer, "chat_template", None):
-        raise UserError(f"base {name}: chat was asked for, but its tokenizer has no chat template. Drop --chat.")
-    return Base(str(name), family, model, tokenizer, fingerprint(model), limit, use_chat, truncate, path)
+    return path, family or _family(config, str(name)), config, _tokenizer(AutoTokenizer, path, options, str(name)), options
+
+
+@functools.cache
+def hub_answers() -> bool:
+    """Whether the hub can be reached; transformers tries for minutes. Behind a proxy that is not known, and taken for granted."""
+    from huggingface_hub import constants
+
+    if constants.is_offline_mode() or any(name.lower() in ("https_proxy", "all_proxy") for name in os.environ):
+        return not constants.is_offline_mode()
+    hub = urllib.parse.urlsplit(constants.ENDPOINT)
+    try:
+        socket.create_connection((str(hub.hostname), hub.port or (443 if hub.scheme == "https" else 80)), timeout=5).close()
+    except OSError:
+        return False
+    return True
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -222,7 +279,6 @@ def _tokenizer(auto: Any, path: str, options: dict[str, Any], name: str) -> Any:
 def _model(family: Family, path: str, config: Any, options: dict[str, Any], dtype: torch.dtype, name: str) -> nn.Module:
     import transformers
 
-    auto = {"causal": "AutoModelForCausalLM", "seq2seq": "AutoModelForSeq2SeqLM", "encoder": "AutoModel"}[family]
     if Path(path).is_dir() and not any(Path(path).glob("*.safetensors")):
         others = sorted(p.name for p in Path(path).glob("*") if p.suffix in (".bin", ".pt", ".pth", ".pkl", ".h5"))
         found = (
@@ -233,7 +289,7 @@ def _model(family: Family, path: str, config: Any, options: dict[str, Any], dtyp
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     try:
-        model, info = getattr(transformers, auto).from_pretrained(
+        model, info = getattr(transformers, AUTO[family]).from_pretrained(
             path, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
         )
     except (OSError, ValueError, RuntimeError) as error:
@@ -244,9 +300,7 @@ def _model(family: Family, path: str, config: Any, options: dict[str, Any], dtyp
         raise UserError(f"base {name}: weights are damaged ({_first(error)}). Download or write them again.") from error
     finally:
         transformers.logging.set_verbosity(before)
-    for owner in {key.partition("pooler.")[0].rstrip(".") for key in info["missing_keys"] if "pooler." in key}:
-        model.get_submodule(owner).pooler = None  # not in the weights, so drawn at random: nothing may depend on it, nor a fingerprint
-    missing = [k for k in info["missing_keys"] if "pooler" not in k and "position_ids" not in k]
+    missing = [k for k in without_pooler(model, info["missing_keys"]) if "position_ids" not in k]
     if missing:
         raise UserError(
             f"base {name}: {len(missing)} tensors are missing from the weights, the first '{sorted(missing)[0]}'. Wrong family or damaged?"
@@ -254,7 +308,16 @@ def _model(family: Family, path: str, config: Any, options: dict[str, Any], dtyp
     return model
 
 
-def _max_length(config: Any, tokenizer: Any, path: str, model: nn.Module) -> int:
+def without_pooler(model: nn.Module, missing: Iterable[str]) -> list[str]:
+    """The missing names but those of poolers, which are taken away: drawn at random, nothing may depend on them, nor a fingerprint."""
+    missing = list(missing)
+    for owner in {name.partition("pooler.")[0].rstrip(".") for name in missing if "pooler." in name}:
+        model.get_submodule(owner).pooler = None  # type: ignore[assignment]
+    return [name for name in missing if "pooler" not in name]
+
+
+def max_length(config: Any, tokenizer: Any, path: str, model: nn.Module) -> int:
+    """How many tokens a model reads at once, by all that says so."""
     limits = [getattr(config, k, None) for k in ("max_position_embeddings", "n_positions", "max_seq_len")]
     limits.append(tokenizer.model_max_length)
     for module in model.modules():  # RoBERTa and its kin count positions from beyond the padding's own

@@ -35,13 +35,9 @@ def score_tree(voices: Voices, prompts: list[list[int]], forest: list[Tree], pas
             sees[at, width : width + n, width : width + n] = t.visible
             known[at, width : width + n] = True
     logits = voices.read(ids, steps, sees, known, past, count=1 + inner)
-    out = []
-    for row, t in zip(logits, forest, strict=True):
-        scores = row.float()
-        norm = scores.logsumexp(-1)
-        slots, targets = t.slots.to(row.device), t.targets.to(row.device)
-        out.append(t.gather(scores[slots, targets] - norm[slots]).cpu())
-    return out
+    norm = torch.stack([row.float().logsumexp(-1) for row in logits])  # row by row, for the memory
+    sums = [t.gather(logits[at][..., t.slots, t.targets].float() - norm[at][..., t.slots]).cpu() for at, t in groups]
+    return list(sums[0]) if alike else sums
 
 
 def score_rows(voices: Voices, prompt: list[int], choices: Sequence[list[int]], past: Past) -> Tensor:

@@ -76,7 +76,7 @@ class Known:
                 return True
         base = self.get()
         text, ids = base.encode_prompt(prompt)
-        longest = max((len(base.encode_answer(text, c, separator=prompt.separator)) for c in choices), default=0)
+        longest = max(map(len, base.encode_answers(text, choices, separator=prompt.separator)), default=0)
         return len(ids) + max(least, longest) <= room
 
     def embed(self, texts: Sequence[str]) -> Tensor:

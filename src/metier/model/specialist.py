@@ -129,7 +129,7 @@ class Specialist:
         ids, options = [], []
         for i, (prompt, listed) in enumerate(zip(prompts, continuations, strict=True)):
             text, tokens = self.base.encode_prompt(prompt)
-            answers = [self.base.encode_answer(text, c, separator=prompt.separator) for c in listed]
+            answers = self.base.encode_answers(text, listed, separator=prompt.separator)
             if not answers or not all(answers):
                 raise UserError(
                     f"prompt {i}: continuations {list(listed)!r} are none, or one of them has no tokens. Give every one a text."
@@ -233,7 +233,7 @@ class Specialist:
         for example, listed in zip(examples, choices, strict=True):
             prompt = self.prompt(task, example)
             text, tokens = self.base.encode_prompt(prompt)
-            answers = [self.base.encode_answer(text, c, separator=prompt.separator) for c in listed]
+            answers = self.base.encode_answers(text, listed, separator=prompt.separator)
             if empty := [c for c, a in zip(listed, answers, strict=True) if not a]:
                 raise UserError(f"task {task.name}, example {example.id}: choice {empty[0]!r} has no tokens. Give every choice a text.")
             tokens = self.base.fits(tokens, max(map(len, answers)) + self._soft(), f"task {task.name}, example {example.id}")
@@ -265,10 +265,8 @@ class Specialist:
         voting = next((c for c in reversed(self._of(OutputChange)) if c.samples() is not None), None)
         if voting is None:
             written = self.generate(prompts, **options)
-            return [
-                (g.text, None, None, float(torch.tensor(g.logprob).exp()), len(ids), g.tokens, text)
-                for g, (text, ids) in zip(written, coded, strict=True)
-            ]
+            sure = torch.tensor([g.logprob for g in written]).exp().tolist()
+            return [(g.text, None, None, p, len(ids), g.tokens, text) for g, p, (text, ids) in zip(written, sure, coded, strict=True)]
         count, temperature = voting.samples()
         seeds = [f"{seed}|{e.id}|{k}" for e in examples for k in range(count)]
         drawn = self.generate([p for p in prompts for _ in range(count)], temperature=temperature, seeds=seeds, **options)

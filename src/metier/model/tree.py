@@ -42,10 +42,8 @@ class Tree:
         return seen
 
     def gather(self, logprob_of: Tensor) -> Tensor:
-        """(tokens of all choices,) log-probabilities summed by choice: (choices,)."""
-        return torch.zeros(self.choices, dtype=logprob_of.dtype, device=logprob_of.device).index_add(
-            0, self.owner.to(logprob_of.device), logprob_of
-        )
+        """(..., tokens of all choices) log-probabilities summed by choice: (..., choices)."""
+        return logprob_of.new_zeros(*logprob_of.shape[:-1], self.choices).index_add(-1, self.owner.to(logprob_of.device), logprob_of)
 
 
 def tree(choices: Sequence[Sequence[int]]) -> Tree:

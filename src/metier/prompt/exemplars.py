@@ -14,7 +14,7 @@ from torch import Tensor
 from metier.model import Base, InputChange
 from metier.model.known import Known
 from metier.task import Example, Prompt, Task
-from metier.task.lexical import Lexical
+from metier.task.lexical import Lexical, lexical
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class Exemplars(InputChange):
 
     @functools.cached_property
     def _lexical(self) -> Lexical:
-        return Lexical([s.query for s in self.pool])
+        return lexical(tuple(s.query for s in self.pool))
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """See `Change.state`."""

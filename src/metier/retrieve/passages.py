@@ -15,7 +15,7 @@ from metier.model import Base, InputChange
 from metier.model.known import Known
 from metier.retrieve.index import Passage, fuse, ranking
 from metier.task import Example, Prompt, Task
-from metier.task.lexical import Lexical
+from metier.task.lexical import Lexical, lexical
 
 DEPTH = 100  # how far down each ranking fusion looks
 
@@ -74,7 +74,7 @@ class Passages(InputChange):
 
     @functools.cached_property
     def _lexical(self) -> Lexical:
-        return Lexical([p.text for p in self.found])
+        return lexical(tuple(p.text for p in self.found))
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """See `Change.state`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
 from collections.abc import Sequence
@@ -16,6 +17,12 @@ K1, B = 1.5, 0.75  # BM25's saturation and length correction: what Lucene's user
 def terms(text: str) -> list[str]:
     """What BM25 matches: lower-case words of letters and digits, and single Chinese and Japanese characters."""
     return _TERM.findall(text.lower())
+
+
+@functools.lru_cache(maxsize=2)
+def lexical(texts: tuple[str, ...]) -> Lexical:
+    """`Lexical` of the texts; the last two are kept, so that a search over settings indexes a corpus once."""
+    return Lexical(texts)
 
 
 class Lexical:

@@ -8,21 +8,25 @@ section 3.1); all that are to be guessed are masked, where BERT leaves a tenth a
 
 from __future__ import annotations
 
+import operator
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from metier.errors import UserError
-from metier.model import Specialist
+from metier.model import InputChange, Specialist
 from metier.model.ability import window
 from metier.model.encoder import encode_text
 from metier.model.padding import IGNORE, pad_labels, pad_right
 from metier.task import Example, Task
 
+REMEMBERED = 2_000_000  # tokens of items that are kept to be asked for again
+_SHOWN = [f.name for f in fields(Task) if f.name not in ("test", "ood")]
 MASKED = 0.15  # of a text's tokens that an encoder has to guess
 
 
@@ -41,9 +45,39 @@ class Item:
 
 
 def items(start: Specialist, task: Task, examples: Sequence[Example], *, reserve: int = 0) -> list[Item]:
-    """Training items of examples, as the specialist so far would be shown them. Raises UserError on an empty loss mask."""
+    """Training items of examples, as the specialist so far would be shown them; asked for again, they are not made again.
+
+    Raises UserError on an empty loss mask.
+    """
     if not examples:
         raise UserError(f"task {task.name}: no training examples. Give a train split.")
+    asked = _Asked(tuple(c for c in start.changes if isinstance(c, InputChange)), task, tuple(examples), reserve)
+    known: list[tuple[_Asked, list[Item]]] = start.base.remembered.setdefault("items", [])
+    made = next((found for before, found in known if before.same(asked)), None)
+    if made is None:
+        made = _items(start, task, examples, reserve)
+        if sum(map(len, made)) <= REMEMBERED:
+            known[:] = [*known[-3:], (asked, made)]
+    return list(made)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What items are made of, beside the base: a search makes those of one task again and again."""
+
+    changes: tuple[InputChange, ...]
+    task: Task
+    examples: tuple[Example, ...]
+    reserve: int
+
+    def same(self, other: _Asked) -> bool:
+        """Whether the very same objects are asked for; a sealed task is the same as the whole one."""
+        mine, others = ((*a.changes, *a.examples, *(getattr(a.task, name) for name in _SHOWN)) for a in (self, other))
+        counts = [(len(a.changes), len(a.examples), a.reserve) for a in (self, other)]
+        return counts[0] == counts[1] and all(map(operator.is_, mine, others))
+
+
+def _items(start: Specialist, task: Task, examples: Sequence[Example], reserve: int) -> list[Item]:
     base, made = start.base, []
     for example in examples:
         where = f"task {task.name}, example {example.id}"
@@ -143,18 +177,15 @@ def _packed(rows: Sequence[Item], pad_id: int, tokens: int) -> Batch:
             fit = len(bins) - 1
         bins[fit].append(item)
         room[fit] -= len(item)
-    ids = torch.full((len(bins), width), pad_id)
-    labels = torch.full((len(bins), width), IGNORE)
-    steps = torch.zeros(len(bins), width, dtype=torch.long)
-    owner = torch.full((len(bins), width), -1)
+    ids, labels, steps, owner = (np.full((len(bins), width), value, np.int64) for value in (pad_id, IGNORE, 0, -1))
     for b, members in enumerate(bins):
         at = 0
         for k, item in enumerate(members):
             end = at + len(item)
-            ids[b, at:end], labels[b, at:end] = torch.tensor(item.ids), torch.tensor(item.labels)
+            ids[b, at:end], labels[b, at:end] = item.ids, item.labels
             labels[b, at] = IGNORE  # an item's first token is not predicted by its neighbour's last
-            steps[b, at:end], owner[b, at:end] = torch.arange(len(item)), k
+            steps[b, at:end], owner[b, at:end] = np.arange(len(item)), k
             at = end
-    same = owner.unsqueeze(2) == owner.unsqueeze(1)
-    visible = same & torch.ones(width, width, dtype=torch.bool).tril()
-    return Batch({"input_ids": ids, "position_ids": steps}, labels, visible, tokens, int((labels != IGNORE).sum()))
+    visible = (owner[:, :, None] == owner[:, None, :]) & np.tri(width, dtype=bool)
+    inputs = {"input_ids": torch.from_numpy(ids), "position_ids": torch.from_numpy(steps)}
+    return Batch(inputs, torch.from_numpy(labels), torch.from_numpy(visible), tokens, int((labels != IGNORE).sum()))

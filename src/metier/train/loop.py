@@ -13,11 +13,12 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from torch import Tensor
+from torch import Tensor, nn
 
 from metier.errors import Diverged, UserError
 from metier.model import Change
@@ -93,7 +94,6 @@ class _Loop:
         self.first_loss: float | None = None
         self.smooth = 0.0
         self.cost = flops_per_token(what)
-        self.key = checkpoint.key(self) if run.workdir else []
 
     def go(self) -> Fit:
         planned = self._plan()
@@ -121,6 +121,11 @@ class _Loop:
                     p.copy_(value)
         checkpoint.clear(self.run.workdir)
         return Fit(self.what.change(), self.best.dev, self.best.step, self.step)
+
+    @functools.cached_property
+    def key(self) -> list[Any]:
+        """What a checkpoint must agree on; asked for only where one is written or found."""
+        return checkpoint.key(self)
 
     def _slow_start(self, planned: int) -> bool:
         """Nothing better than the start yet, in the first half: some methods need that long before dev moves."""
@@ -232,7 +237,7 @@ class _Loop:
     @torch.no_grad()
     def _asked(self) -> tuple[float, dict[str, float]]:
         """The dev value, without dropout."""
-        busy = [m for m in self.what.start.base.model.modules() if m.training]
+        busy = [m for m in self._modules if m.training]
         try:
             for module in busy:
                 vars(module)["training"] = False  # a plain flag; the module's own setter looks it up among its parameters first
@@ -240,6 +245,10 @@ class _Loop:
         finally:
             for module in busy:
                 vars(module)["training"] = True
+
+    @functools.cached_property
+    def _modules(self) -> list[nn.Module]:
+        return list(self.what.start.base.model.modules())
 
     def _dev_value(self) -> tuple[float, dict[str, float]]:
         """(what is maximised, what the curve shows): the score with likelihood breaking ties, or minus the loss of the answers."""

@@ -46,7 +46,7 @@ def pretrain(recipe: str | Path, out: Path, *, minutes: float | None = None, res
         shutil.rmtree(work)
     work.mkdir(parents=True, exist_ok=True)
     packed, tokenizer = prepare(plan, out.parent)
-    start = _Start(plan, packed, work, minutes or plan.training.minutes, work / f"meeting-{os.getpid()}")
+    start = _Start(plan, packed, work, minutes or plan.training.minutes, work.absolute() / f"meeting-{os.getpid()}")
     context = torch.multiprocessing.get_context("spawn")
     others = [context.Process(target=_work, args=(start, rank), daemon=True) for rank in range(1, plan.training.workers)]
     for process in others:

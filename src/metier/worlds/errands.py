@@ -11,7 +11,7 @@ from metier.task.example import Example
 from metier.task.task import Kind, Task
 from metier.worlds._errands import catalogue, dialogues, shop, simulator
 from metier.worlds._errands.simulator import NORMS, Simulator
-from metier.worlds._shared.draws import sample, shuffle
+from metier.worlds._shared.draws import pick, sample, shuffle
 from metier.worlds._shared.sides import side_of
 from metier.worlds.base import Sheet, World
 
@@ -38,10 +38,13 @@ class Errands(World):
     is needed it is `none`; `ood` has tools that occur nowhere else. `errands-pick`: each place among the four tools is right
     equally often, and the list alone tells nothing. `errands-plan`: the target plan runs without error and brings the wanted
     state (`reaches` judges any other plan by the state it brings); where the role may not, it is `refuse`; `ood` has three goals
-    instead of one or two. `errands-error`: the simulator gives this error first; tools, role and what was done
-    tell nothing of it by themselves, and a bag of all words finds fewer than half (chance is a fifth). `errands-norm`: the norm
-    that a call would break, or `fine`. `errands-state`: slots and values after 2 to 6 turns, `ood` 7 or 8. Errors, norms and
-    places are balanced; of `errands-call` 70 % are calls. The simulator never raises.
+    instead of one or two. `errands-error`: this error and nothing else is wrong, by the signatures shown: what number a
+    tool takes, and whether it must, changes from scene to scene (`level` is the error's place in the order of checks). Counted words
+    find a fifth of the errors, as chance does; three words in a row show a wrong type (a name beside its value) and no other error.
+    Whether a word occurs at all, not how often, finds a third, since a name that is not in the list is one word more. The corpus shows
+    such calls with the shop's own signatures only, and there a missing argument shortens the call. `errands-norm`: the norm that a call would break, or `fine`.
+    `errands-state`: slots and values after 2 to 6 turns, `ood` 7 or 8. Errors, norms and places are balanced; of `errands-call` 70 % are
+    calls. The simulator never raises.
     """
 
     docs = "tools to call, plans in a shop with norms, failing calls, dialogue states"
@@ -60,7 +63,7 @@ class Errands(World):
             name, solved = names[draw], []
             for _ in range(1 + int(rng.random() * (5 if name != "errands-state" else 3))):
                 turn += 1
-                fields, target, _choices = _DRAW[name](rng, turn, False, fits)
+                fields, target, _choices = _DRAW_CORPUS[name](rng, turn, False, fits)
                 solved.append(f"{shown[name].format_map(fields)} {target}")
             yield "\n\n".join(solved)
 
@@ -188,9 +191,16 @@ def _draw_plan(rng: random.Random, turn: int, unseen: bool, fits: Fits) -> Drawn
 
 
 def _draw_error(rng: random.Random, turn: int, unseen: bool, fits: Fits) -> Drawn:
-    scene = shop.failing(rng, simulator.ERRORS[int(rng.random() * len(simulator.ERRORS))], fits)
+    return _error(shop.failing(rng, pick(rng, simulator.ERRORS), fits))
+
+
+def _draw_error_plainly(rng: random.Random, turn: int, unseen: bool, fits: Fits) -> Drawn:
+    return _error(shop.failing_plainly(rng, pick(rng, simulator.ERRORS), fits))
+
+
+def _error(scene: shop.Scene) -> Drawn:
     fields = {
-        "tools": ", ".join([simulator.SIGNATURES[name] for name in scene.tools]),
+        "tools": ", ".join(scene.tools),
         "offered": scene.tools,
         "role": scene.role,
         "done": "; ".join(scene.done),
@@ -220,3 +230,4 @@ _DRAW: dict[str, Callable[[random.Random, int, bool, Fits], Drawn]] = {
     "errands-norm": _draw_norm,
     "errands-state": _draw_state,
 }
+_DRAW_CORPUS = _DRAW | {"errands-error": _draw_error_plainly}

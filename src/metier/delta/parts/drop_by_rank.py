@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from metier import check
+from metier.delta import native
 from metier.delta.parts.drop import uniform
+from metier.delta.scratch import scratch
 from metier.delta.transform import At, Transform, elementwise
 from metier.errors import UserError
 
@@ -31,10 +34,12 @@ def drop_by_rank(density: float, epsilon: float, *, seed: int = 0, rescale: bool
     def part(key: str, at: At, values: Tensor) -> Tensor:
         if density == 1 or not len(values):
             return values
-        rows, text = values.view(-1, at.shape[-1] if at.shape else 1), f"{seed}|{key}|{at.name}"
-        kept = _keep(rows, density, epsilon).view(-1)
-        draws = _draws(text, at.start, at.start + len(values)).to(values.device)
-        return torch.where(draws < kept, values / kept if rescale else values, 0.0)
+        width, draws = at.shape[-1] if at.shape else 1, _draws(f"{seed}|{key}|{at.name}", at.start, at.start + len(values))
+        if native.thin(values, width, draws, density - epsilon, 2 * epsilon, rescale):
+            return values
+        kept = _keep(values.view(-1, width), density, epsilon).view(-1)
+        drawn = torch.from_numpy((draws >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-24)).to(values.device)
+        return torch.where(drawn < kept, values / kept if rescale else values, 0.0)
 
     return elementwise(lambda delta: delta.key, part, local=True, rows=True)
 
@@ -63,7 +68,9 @@ def _ranks(rows: Tensor) -> Tensor:
     return torch.from_numpy(ranks).view(r, n)
 
 
-def _draws(key: str, start: int, stop: int) -> Tensor:
-    """Uniform draws in [0, 1) for the flat entries [start, stop), float32."""
-    blocks = [draws for _, _, draws in uniform(key, start, stop)]
-    return torch.from_numpy((np.concatenate(blocks) >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-24))
+def _draws(key: str, start: int, stop: int) -> NDArray[np.uint32]:
+    """32 random bits for each of the flat entries [start, stop)."""
+    found = scratch("draws", stop - start, torch.int32).numpy().view(np.uint32)
+    for first, last, draws in uniform(key, start, stop):
+        found[first - start : last - start] = draws
+    return found

@@ -44,6 +44,11 @@ def gram(entries: Sequence[Entry]) -> Tensor:
     return found
 
 
+def squares(rows: Tensor) -> Tensor:
+    """(k, n) float32 -> (k,) float64: the sum of squares of each row."""
+    return _products(rows).diagonal()
+
+
 def _products(rows: Tensor) -> Tensor:
     whole = rows.shape[1] // CHUNK * CHUNK
     chunks, rest = rows[:, :whole].reshape(len(rows), -1, CHUNK).transpose(0, 1), rows[:, whole:]  # chunks: (c, k, CHUNK)

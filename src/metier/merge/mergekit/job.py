@@ -25,6 +25,7 @@ from metier.merge.mergekit.laid import Laid, beside, describe, laid_out, relayer
 from metier.merge.mergekit.recipe import Recipe, Slice
 from metier.merge.mergekit.tokens import Vocabulary, has_rows, resized, vocabulary
 from metier.merge.mergekit.ways import Way, way
+from metier.model.streamed import Weights
 
 
 class Model(NamedTuple):
@@ -135,9 +136,8 @@ class Job:
                 run(whole, cast(Checkpoint, laid), [weights], out, recipe=recipe, **how.written())
         verdict = None
         if plain is not None:
-            verdict = _verify.written(
-                plain, out, {n: weights[n].dense().to(laid.dtype(n)) if n in weights.entries else laid[n] for n in laid}
-            )
+            expected = Weights(laid, lambda n: weights[n].dense().to(laid.dtype(n)) if n in weights.entries else laid[n])
+            verdict = _verify.written(plain, out, expected)
         _verify.store(out, verdict)
         return _work.Done(out, _work.size_of(out), verdict, {"tensors": len(laid), "method": self.recipe.method})
 

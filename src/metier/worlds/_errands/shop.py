@@ -7,11 +7,19 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from metier.worlds._errands.catalogue import ITEMS, PEOPLE
-from metier.worlds._errands.simulator import ACTIONS, ERRORS, LIMITS, ROLE_NORMS, ROLES, Action, Call, Simulator
+from metier.worlds._errands.simulator import ACTIONS, ERRORS, LIMITS, ROLE_NORMS, ROLES, SIGNATURES, Action, Call, Simulator
 from metier.worlds._shared.draws import pick, sample, shuffle
 
 THINGS: dict[str, Sequence[str | int]] = {"item": ITEMS, "user": PEOPLE, "post": range(1, 60), "order": range(1, 60)}
 LATER = tuple(action for action in ACTIONS.values() if action.after)  # those that need another action first
+_FIRST = tuple(SIGNATURES[action.name] for action in ACTIONS.values() if not action.after)
+_LATER_BUT = {action.name: [a for a in LATER if a is not action] for action in LATER}
+_PARTNER = {action.name: next(a for a in _LATER_BUT[action.name] if a.needs == action.needs) for action in LATER}  # of the other role
+_OF_OTHER_THINGS = {action.name: [a for a in LATER if a.needs != action.needs] for action in LATER}
+_NUMBERS = tuple(LIMITS)
+_TAKING = {
+    (a.name, n, need): f"{a.name}({a.needs[0]}, {n}{'' if need else '?'})" for a in LATER for n in _NUMBERS for need in (True, False)
+}
 _LATER_OF = {role: [action for action in LATER if action.role == role] for role in ROLES}
 NO_NORM = "fine"
 REFUSAL = "refuse"
@@ -28,7 +36,7 @@ GOALS = {  # action -> (the goal, and what is added where a number is wanted)
 
 
 class Scene(NamedTuple):
-    """What a prompt shows of the shop: tools that are on offer, the role, calls done before, and the call (or goal)."""
+    """What a prompt shows of the shop: signatures of the tools on offer, the role, calls done before, and the call (or goal)."""
 
     tools: tuple[str, ...]
     role: str
@@ -42,7 +50,65 @@ Fits = Callable[[str], bool]
 
 
 def failing(rng: random.Random, error: str, fits: Fits) -> Scene:
-    """A call, made from a faultless one that `fits`, which fails in just this way. Roles, tools, and what was done before are drawn alike for all errors."""
+    """A call, in a scene that `fits`, which fails in just this way; every word is as frequent under each error.
+
+    What number a tool takes, and whether it must, changes from scene to scene, so that only the signature tells whether one is missing.
+    Of two things of a kind, one was seen by each role: the call is about its own role's, or about the other if the order is wrong.
+    """
+    action = pick(rng, LATER)
+    while True:
+        text, given, before = _called(rng, action, error)
+        if fits(f"{before}; {text}"):
+            break
+    done = before.split("; ")
+    if rng.random() < 0.5:
+        apart = pick(rng, _OF_OTHER_THINGS[action.name])
+        done.append(_before(apart, _thing(rng, apart.needs[0])))
+    offered = _signatures(rng, action, given, error)
+    shuffle(rng, done)
+    shuffle(rng, offered)
+    role = _other(action.role) if error == "not permitted" else action.role
+    return Scene(tuple(offered), role, tuple(done), text, error, ERRORS.index(error) + 1)
+
+
+def _called(rng: random.Random, action: Action, error: str) -> tuple[str, str, str]:
+    """A call of the action, the name of the number that it gives ('' as often as not), and what was done before by each role."""
+    kind = action.needs[0]
+    mine = _thing(rng, kind)
+    others = about = _another(rng, kind, mine)
+    if error == "wrong type":
+        about = _thing(rng, "post" if isinstance(mine, str) else pick(rng, ("item", "user")))
+    elif error != "wrong order":
+        about = mine
+    before = f"{action.after}({kind}={mine}); {_PARTNER[action.name].after}({kind}={others})"
+    if rng.random() < 0.5:
+        return f"{action.name}({kind}={about})", "", before
+    number = pick(rng, _NUMBERS)
+    return f"{action.name}({kind}={about}, {number}={2 + int(rng.random() * (LIMITS[number][0] - 1))})", number, before
+
+
+def _signatures(rng: random.Random, action: Action, given: str, error: str) -> list[str]:
+    """Three to seven tools on offer, the action among them unless it is unknown, such that its call, with the number that is `given`, lacks
+    one or does not. Two to four of them take a number; one of them at least must have it, and one at least need not, whatever the error."""
+    taking = sample(rng, _LATER_BUT[action.name], 2 + int(rng.random() * 3))
+    numbers = [pick(rng, _NUMBERS) for _ in taking]
+    needed = [True, False, *(rng.random() < 0.5 for _ in taking[2:])]
+    shuffle(rng, needed)
+    if error != "unknown tool":
+        taking[0] = action
+        lacks = error == "missing argument"
+        if lacks or not given:
+            at = needed.index(lacks)
+            needed[0], needed[at] = lacks, needed[0]
+        if given:
+            numbers[0] = pick(rng, [name for name in _NUMBERS if name != given]) if lacks else given
+    made = [_TAKING[a.name, number, need] for a, number, need in zip(taking, numbers, needed, strict=True)]
+    return made + sample(rng, _FIRST, 1 + int(rng.random() * 3))
+
+
+def failing_plainly(rng: random.Random, error: str, fits: Fits) -> Scene:
+    """As `failing`, for the corpus: with the shop's own signatures, which it teaches, and shorter calls where an argument is missing. There are
+    two because the embedded bases have read these very bytes, and a task must not show what the length of a call tells."""
     action, call, _ = _fitting(rng, LATER, fits)
     role = action.role if error != "not permitted" else _other(action.role)
     thing = action.needs[0]
@@ -58,7 +124,7 @@ def failing(rng: random.Random, error: str, fits: Fits) -> Scene:
     offered = sample(rng, [a for a in ACTIONS if a != action.name], 5)
     if error != "unknown tool":
         offered[int(rng.random() * 5)] = action.name
-    return Scene(tuple(offered), role, tuple(done), str(call), error, ERRORS.index(error) + 1)
+    return Scene(tuple(SIGNATURES[name] for name in offered), role, tuple(done), str(call), error, ERRORS.index(error) + 1)
 
 
 def judged(rng: random.Random, norm: str, fits: Fits) -> Scene:

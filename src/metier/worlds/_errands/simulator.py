@@ -55,6 +55,18 @@ ACTIONS: dict[str, Action] = {
 SIGNATURES = {name: action.signature for name, action in ACTIONS.items()}
 
 
+def offered(signature: str) -> Action:
+    """The action of that name; where the text goes on ('add(item, days)'), it says what the action takes instead."""
+    name, _, inside = signature.rstrip(")").partition("(")
+    if not inside:
+        return ACTIONS[name]
+    takes = inside.split(", ")
+    return ACTIONS[name]._replace(
+        needs=tuple(p for p in takes if not p.endswith("?")),
+        may=tuple(p[:-1] for p in takes if p.endswith("?")),
+    )
+
+
 class Call(NamedTuple):
     """A call: a name and its arguments in order."""
 
@@ -103,12 +115,13 @@ class Simulator:
 
     Every action leaves its mark in the state: which things it was done to, with the number given (or 1). `reset` starts
     anew, with what others already did; `step` answers one call. A call that is no call, or fails, changes nothing and gives an
-    error as its observation; nothing raises. `finish()` ends the episode, as does the last of `steps` calls.
+    error as its observation; nothing raises. `finish()` ends the episode, as does the last of `steps` calls. `tools` are those on
+    offer: names, or signatures of their own ('add(item, days)').
     """
 
     def __init__(self, role: str = "member", *, tools: Sequence[str] | None = None, steps: int = 20) -> None:
         self.role, self.steps = role, steps
-        self.tools = {**ACTIONS} if tools is None else {name: ACTIONS[name] for name in tools}
+        self.tools = {**ACTIONS} if tools is None else {action.name: action for action in map(offered, tools)}
         self.reset()
 
     def reset(self, done: Sequence[str] = ()) -> dict[str, Any]:
@@ -116,7 +129,7 @@ class Simulator:
         self._marks: dict[str, dict[str, int]] = {}
         self._taken, self._over = 0, False
         for text in done:
-            if (call := parse(text)) is not None and self._broken(call) is None:
+            if (call := parse(text)) is not None and _broken(call, ACTIONS) is None:
                 self._mark(call)
         return self.state()
 
@@ -150,19 +163,19 @@ class Simulator:
         call = parse(text)
         if call is None:
             return "malformed call"
-        if broken := self._broken(call):
+        if broken := _broken(call, self.tools):
             return broken
         if self.violates(text) is not None:
             return "not permitted"
         action = self.tools[call.name]
-        if action.after and self._thing(call) not in self._marks.get(action.after, {}):
+        if action.after and _thing(call) not in self._marks.get(action.after, {}):
             return "wrong order"
         return None
 
     def violates(self, text: str) -> str | None:
         """The norm that a well-formed call would break, or None."""
         call = parse(text)
-        if call is None or self._broken(call) is not None:
+        if call is None or _broken(call, self.tools) is not None:
             return None
         action = self.tools[call.name]
         if action.role != self.role:
@@ -172,25 +185,26 @@ class Simulator:
                 return LIMITS[name][1]
         return None
 
-    def _broken(self, call: Call) -> str | None:
-        """What is wrong with the call whatever the state and whoever calls."""
-        action = self.tools.get(call.name)
-        if action is None:
-            return "unknown tool"
-        if any(name not in call.arguments for name in action.needs):
-            return "missing argument"
-        if any(name not in (*action.needs, *action.may) for name in call.arguments):
-            return "unknown argument"
-        return "wrong type" if any(type(value) is not KINDS[name] for name, value in call.arguments.items()) else None
-
-    def _thing(self, call: Call) -> str:
-        return str(call.arguments[self.tools[call.name].needs[0]])
-
     def _mark(self, call: Call) -> None:
-        action = self.tools[call.name]
-        number = next((int(call.arguments[name]) for name in action.may if name in call.arguments), 1)
+        number = next((int(value) for name, value in call.arguments.items() if name in LIMITS), 1)
         marks = self._marks.setdefault(call.name, {})
-        marks[self._thing(call)] = marks.get(self._thing(call), 0) + number
+        marks[_thing(call)] = marks.get(_thing(call), 0) + number
+
+
+def _broken(call: Call, tools: Mapping[str, Action]) -> str | None:
+    """What is wrong with the call whatever the state and whoever calls."""
+    action = tools.get(call.name)
+    if action is None:
+        return "unknown tool"
+    if any(name not in call.arguments for name in action.needs):
+        return "missing argument"
+    if any(name not in (*action.needs, *action.may) for name in call.arguments):
+        return "unknown argument"
+    return "wrong type" if any(type(value) is not KINDS[name] for name, value in call.arguments.items()) else None
+
+
+def _thing(call: Call) -> str:
+    return str(call.arguments[ACTIONS[call.name].needs[0]])
 
 
 def schemas(actions: Mapping[str, Action] = ACTIONS) -> list[dict[str, Any]]:
