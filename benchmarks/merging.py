@@ -321,6 +321,7 @@ def peers(kept: Kept, work: Path, gb: float, experts: int, names: Sequence[str],
     start = min((m["wall"] for m in helps), default=0.0)
     copies, rows = [], {row: {"ours": [], "mergekit": []} for row in names}  # type: ignore[var-annotated]
     for i in range(rounds):
+        warm(work)
         copies += kept([gb, i, "copy"], lambda: [copied(work) for _ in range(3)])
         for row, arms in rows.items():
             arms["ours"].append(kept([gb, experts, i, row, "ours"], partial(ours, kept, work, experts, row)))
@@ -332,6 +333,14 @@ def peers(kept: Kept, work: Path, gb: float, experts: int, names: Sequence[str],
             "interpreter_mb": idle["anonymous"] / 1e6, "interpreter_cpu": idle["cpu"], "limit_mb": limit(),
             "start_seconds": idle["wall"], "mergekit_start_seconds": start,
             "rows": {row: summary(row, arms, rows, size, experts, copy, idle, start) for row, arms in rows.items()}}  # fmt: skip
+
+
+def warm(work: Path) -> None:
+    """Read all checkpoints once, so that the first to be measured does not wait for the disk."""
+    for file in work.glob("*/*.safetensors"):
+        with file.open("rb", buffering=0) as opened:
+            while opened.read(1 << 22):
+                pass
 
 
 def limit() -> float:
