@@ -8,9 +8,9 @@ import io
 import multiprocessing
 import os
 import signal
-import tarfile
 import tempfile
 import threading
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -151,11 +151,13 @@ def _ray_work(job: Job, where: tuple[BaseSpec, str]) -> tuple[dict[str, Any], by
     with tempfile.TemporaryDirectory() as scratch:
         card = run_trial(job, _loaded(*where), Path(scratch))
         buffer = io.BytesIO()
-        with tarfile.open(fileobj=buffer, mode="w") as archive:
-            archive.add(Path(scratch) / "trials" / card["key"], arcname=".")
+        trial = Path(scratch) / "trials" / card["key"]
+        with zipfile.ZipFile(buffer, "w") as archive:
+            for file in sorted(trial.rglob("*")):
+                archive.write(file, file.relative_to(trial))
         return card, buffer.getvalue()
 
 
 def _unpack(archive: bytes, place: Path) -> None:
-    with atomic.folder(place) as draft, tarfile.open(fileobj=io.BytesIO(archive)) as files:
-        files.extractall(draft, filter="data")
+    with atomic.folder(place) as draft, zipfile.ZipFile(io.BytesIO(archive)) as files:
+        files.extractall(draft)

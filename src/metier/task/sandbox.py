@@ -108,8 +108,7 @@ def _run(job: dict[str, Any], limits: Limits) -> Ran:
     job = {**job, "key": key, "channel": writing, "seconds": limits.seconds, "memory_mb": limits.memory_mb, "file_mb": limits.file_mb}
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="metier-sandbox-", ignore_cleanup_errors=True) as folder, os.fdopen(reading, "rb") as channel:
-        if limits.file_mb:
-            os.chmod(folder, 0o777)  # the program may run as nobody
+        os.chmod(folder, 0o777 if limits.file_mb else 0o755)  # the program may run as nobody
         try:
             child = subprocess.Popen(
                 [sys.executable, "-P", "-s", "-S", "-B", str(SCRIPT)],  # -I would also drop the fixed hash seed
