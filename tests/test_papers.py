@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -78,6 +79,13 @@ def test_a_paper_works_with_all_its_methods_and_a_result() -> None:
     assert (found["status"], found["missing"]) == (WORKS, [])
     assert [m["method"] for m in found["exists"]["methods"]] == ["one", "two"]
     assert found["exists"]["claims"] == [{"claim": "about", "verdict": "holds"}]
+
+
+def test_a_method_may_be_listed_under_another_name() -> None:
+    other = dataclasses.replace(method("better-name", 7), about=About(place="weights", papers=(7,), listed="two"))
+    found = seen(PAPER, [method("one"), other], [entry(7)], {"about": facts(entry(7))})
+    assert (found["status"], found["missing"]) == (WORKS, [])
+    assert state(next(p for p in papers.papers() if p.number == 139))["status"] == WORKS
 
 
 @pytest.mark.parametrize("verdict", [result.HOLDS, result.FAILS, result.OPEN])

@@ -37,6 +37,7 @@ class About:
 
     place    where the change is made: 'in', 'activations', 'weights' or 'out'
     papers   rows of the project's literature list
+    listed   its id there, where that is another than its name
     families base families it works on: 'causal', 'seq2seq', 'encoder'
     kinds    task kinds it works on
     needs    what the task must have: 'documents'
@@ -50,6 +51,7 @@ class About:
 
     place: Place
     papers: tuple[int, ...] = ()
+    listed: str = ""
     families: tuple[str, ...] = ("causal", "seq2seq", "encoder")
     kinds: tuple[str, ...] = ("choose", "generate")
     needs: tuple[str, ...] = ()

@@ -63,7 +63,7 @@ def state(
     about = [e for e in claims.values() if e.claim.row == paper.number]
     found = {e.name: result.status(e, result.stored(e) if results is None else results.get(e.name)) for e in about}
     mine = [m for m in known.values() if m.name in paper.ids or paper.number in m.about.papers]
-    names = set(known) | ({e.name for e in about} if paper.kind != "method" else set())
+    names = set(known) | {m.about.listed for m in known.values()} | ({e.name for e in about} if paper.kind != "method" else set())
     missing = [f"{paper.kind} {i}" for i in paper.ids if i not in names]
     measured = [v for v in found.values() if v not in (result.NOT_RUN, result.STALE)]
     if not about:

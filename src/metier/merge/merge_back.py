@@ -25,7 +25,7 @@ from metier.delta.parts import scale as scaled
 from metier.delta.transform import Merge, identity
 from metier.method import About
 
-ABOUT = About(place="weights", papers=(139,), search={"share": (0.3, 0.5, 0.7, 0.9)})
+ABOUT = About(place="weights", papers=(139,), listed="finance-merge", search={"share": (0.3, 0.5, 0.7, 0.9)})
 
 
 def merge_back(*, share: Annotated[float, "Fraction of the expert; the rest is the base."] = 0.5) -> Merge:
