@@ -23,7 +23,7 @@ from metier.errors import BaseMismatch, SealedSplit, UserError
 from metier.method import Method, find
 from metier.model import Base, Change, Specialist, WeightChange
 from metier.model import change as changes_on_disk
-from metier.model.base import fingerprint
+from metier.model.loading import fingerprint
 from metier.task import Task
 from metier.train import Budget, Run
 

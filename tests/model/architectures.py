@@ -11,8 +11,8 @@ import transformers as t
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from metier.model import Base
-from metier.model.base import fingerprint
 from metier.model.change import no_grad_module
+from metier.model.loading import fingerprint
 
 VOCABULARY = 96
 WINDOW = 12

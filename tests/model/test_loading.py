@@ -16,7 +16,7 @@ from tests.model.architectures import CAUSAL, ENCODERS, base, model, tokenizer
 
 from metier.errors import UserError
 from metier.model import Specialist, load_base
-from metier.model.base import fingerprint
+from metier.model.loading import fingerprint
 from metier.task import Prompt
 
 
@@ -211,7 +211,7 @@ def test_wrong_options(tmp_path: Path) -> None:
 
 
 def test_every_architecture_says_its_family(tmp_path: Path) -> None:
-    from metier.model.base import _family
+    from metier.model.loading import _family
 
     for name in CAUSAL:
         assert _family(model(name).config, name) == "causal"

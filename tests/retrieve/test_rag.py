@@ -14,7 +14,7 @@ from metier.contract import check_method
 from metier.errors import BaseMismatch, UserError
 from metier.model import Specialist, load_base
 from metier.model import change as changes_on_disk
-from metier.model.base import EMBEDDED
+from metier.model.loading import EMBEDDED
 from metier.retrieve.index import fuse, passages, ranking
 from metier.retrieve.passages import Passages, query_of
 from metier.retrieve.rag import Settings, rag

@@ -11,8 +11,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
 from metier.model import Base, load_base
-from metier.model.base import fingerprint
 from metier.model.change import no_grad_module
+from metier.model.loading import fingerprint
 from metier.task import Example, Task
 
 SPECIAL = ("<pad>", "</s>", "[CLS]")

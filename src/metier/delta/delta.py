@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,18 +18,21 @@ from metier.delta import native
 from metier.delta.entry import Between, Dense, Entry, LowRank, New, Seen, Sparse, grain_of, opened, tensors_of
 from metier.errors import BaseMismatch, KeyMismatch, ShapeMismatch
 
+T = TypeVar("T", Entry, Tensor)
 
-class Lazy(Mapping[str, Entry]):
-    """Name -> entry, read or computed each time it is asked for; nothing is kept. shape: what is known of one without reading it."""
 
-    def __init__(self, names: Iterable[str], read: Callable[[str], Entry], shape: Callable[[str], torch.Size] | None = None) -> None:
-        self._names, self._read, self._shape = dict.fromkeys(names), read, shape
+class Lazy(Mapping[str, T]):
+    """Name -> entry or tensor, read or computed each time it is asked for; nothing is kept. shape: what is known of one without reading it."""
+
+    def __init__(self, names: Iterable[str], read: Callable[[str], T], shape: Callable[[str], torch.Size] | None = None) -> None:
+        self._names, self._shape = dict.fromkeys(names), shape
+        self._read: Callable[[str], T] = read
 
     def shape(self, name: str) -> torch.Size:
         """The shape of one entry; its values are not read where that can be."""
         return self._shape(name) if self._shape and name in self._names else self[name].shape
 
-    def __getitem__(self, name: str) -> Entry:
+    def __getitem__(self, name: str) -> T:
         if name not in self._names:
             raise KeyError(name)
         return self._read(name)
@@ -134,9 +137,7 @@ class Delta:
         new = torch.empty_like(old)
         for start in range(0, len(old), step):
             stop = min(start + step, len(old))
-            before, change, after = old[start:stop], source.part(start, stop), new[start:stop]
-            if native.added(before, change, after) is None:
-                after.copy_(added(before, change))
+            new[start:stop] = added(old[start:stop], source.part(start, stop))
         return new.view(base.shape)
 
     def apply(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -146,6 +147,9 @@ class Delta:
 
 def added(base: Tensor, change: Tensor) -> Tensor:
     """base + change, float32 (float64 where the base is), rounded once to the base's type; a change of 0 leaves an entry as it is."""
+    out = torch.empty_like(base)
+    if native.added(base, change, out) is not None:
+        return out
     exact = torch.float64 if base.dtype == torch.float64 else torch.float32
     return torch.where(change == 0, base, (base.to(exact) + change).to(base.dtype))  # -0.0 + 0.0 would be 0.0
 

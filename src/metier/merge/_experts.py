@@ -20,7 +20,7 @@ from metier.merge._adapter import CONFIG as ADAPTER
 from metier.merge._adapter import adapter
 from metier.model import Base, Specialist, WeightChange, load_base
 from metier.model import change as changes_on_disk
-from metier.model.base import DTYPES
+from metier.model.loading import DTYPES
 from metier.task import Task
 
 Missing = Literal["error", "skip"]

@@ -9,7 +9,7 @@ from metier.errors import UserError
 from metier.merge import _verify
 from metier.merge._convert import save_peft, to_peft, with_peft
 from metier.merge._work import Done, How, only_changed, size_of
-from metier.model.base import load_base
+from metier.model.loading import load_base
 
 
 def export(delta: Delta, base: Checkpoint, out: Path, how: How) -> Done:

@@ -20,13 +20,14 @@ import torch
 from torch import Tensor, nn
 
 from metier import atomic
-from metier.delta import Checkpoint, Delta
+from metier.delta import Checkpoint, Delta, Lazy
 from metier.delta.transform import slices
 from metier.errors import Failed, UserError
-from metier.model.base import Base, load_base
+from metier.model.base import Base
 from metier.model.change import no_grad_module
+from metier.model.loading import load_base
 from metier.model.padding import IGNORE, pad_right
-from metier.model.streamed import Weights, reading, streamed
+from metier.model.streamed import reading, streamed
 from metier.task.general import continuation
 
 TOKENS = 48  # of each text that is read
@@ -100,7 +101,7 @@ class Probe:
 def checkable(place: str | Path) -> Base:
     """The base that results are verified beside, in float32 on the CPU. Raises UserError where it cannot be loaded, or not be held."""
     try:
-        return streamed(place) or load_base(_roomy(place), device="cpu")
+        return streamed(place) or load_base(_fitting(place), device="cpu")
     except UserError as error:
         raise UserError(f"verification: {error} Say --no-verify to go without it.") from error
 
@@ -133,9 +134,10 @@ def judged(reader: Base, plain: Base, expected: nn.Module, found: nn.Module) -> 
     return Verdict(gap if gap == gap else math.inf, float(should.std()), perplexity, base_perplexity, tuple(warnings))
 
 
-def _roomy(place: str | Path) -> str:
+def _fitting(place: str | Path) -> str:
     """The place; UserError where three models of its size in float32 would not fit into memory."""
-    need, free = 3 * 4 * sum(math.prod(Checkpoint(place).shape(n)) for n in Checkpoint(place)), psutil.virtual_memory().available
+    files = Checkpoint(place)
+    need, free = 3 * 4 * sum(files.shape(n).numel() for n in files), psutil.virtual_memory().available
     if need > free:
         raise UserError(f"{place}: takes {need / 1e9:.0f} GB of memory to verify, {free / 1e9:.0f} are free.")
     return str(place)
@@ -143,7 +145,12 @@ def _roomy(place: str | Path) -> str:
 
 def composed(base: Mapping[str, Tensor], delta: Delta) -> Mapping[str, Tensor]:
     """base + delta, each tensor formed when it is read."""
-    return Weights((*base, *delta), lambda name: delta.new_value(name, base.get(name)) if name in delta.entries else base[name])
+    return Lazy((*base, *delta), lambda name: delta.new_value(name, base.get(name)) if name in delta.entries else base[name])
+
+
+def replaced(base: Checkpoint, weights: Delta) -> Mapping[str, Tensor]:
+    """The base with whole weights in place of its own, rounded to its types, each tensor formed when it is read."""
+    return Lazy(base, lambda name: weights[name].dense().to(base.dtype(name)) if name in weights.entries else base[name])
 
 
 def model_of(like: Base, weights: Mapping[str, Tensor]) -> nn.Module:

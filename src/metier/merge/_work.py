@@ -10,8 +10,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from metier import __version__, cluster, progress
 from metier.delta import Checkpoint, Delta, Entry, New, load, merged, run, save
 from metier.delta.entry import grain_of
@@ -23,8 +21,7 @@ from metier.merge import _verify
 from metier.merge._experts import opened
 from metier.merge._verify import Verdict
 from metier.method import Method
-from metier.model.base import load_base
-from metier.model.streamed import Weights
+from metier.model.loading import load_base
 
 PATIENCE = 2.0  # seconds of silence at most
 ORDINARY = 100_000_000  # bytes that python and its libraries take beside the tensors
@@ -173,15 +170,10 @@ def finish(
         )
     with watching(out, base.bytes(), f"writing {out.name}"):
         write()
-    verdict = _verify.written(plain, out, _expected(base, delta, weights)) if plain is not None else None
+    expected = _verify.composed(base, delta) if weights is None else _verify.replaced(base, weights)
+    verdict = _verify.written(plain, out, expected) if plain is not None else None
     _verify.store(out, verdict)
     return Done(out, size_of(out), verdict, {"tensors": len(base)})
-
-
-def _expected(base: Checkpoint, delta: Delta, weights: Delta | None) -> Mapping[str, Tensor]:
-    if weights is None:
-        return _verify.composed(base, delta)
-    return Weights(base, lambda name: weights[name].dense().to(base.dtype(name)) if name in weights.entries else base[name])
 
 
 def only_changed(delta: Delta) -> Delta:

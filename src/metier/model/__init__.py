@@ -1,7 +1,8 @@
 """Bases, changes, specialists: generation and scoring in batches."""
 
-from metier.model.base import Base, load_base
+from metier.model.base import Base
 from metier.model.change import ActivationChange, Change, InputChange, OutputChange, WeightChange
+from metier.model.loading import load_base
 from metier.model.specialist import Answer, Specialist
 
 __all__ = [

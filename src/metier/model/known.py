@@ -10,7 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from metier.errors import BaseMismatch
-from metier.model.base import Base, load_base
+from metier.model.base import Base
+from metier.model.loading import load_base
 from metier.model.specialist import Specialist
 from metier.task import Example, Prompt, Task
 

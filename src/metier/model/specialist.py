@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from metier import atomic
 from metier.errors import BaseMismatch, UserError
 from metier.model import change as changes_on_disk
-from metier.model.base import Base, load_base
+from metier.model.base import Base
 from metier.model.causal import CausalReader, Generated, Voice
 from metier.model.change import ActivationChange, Change, InputChange, OutputChange, WeightChange
 from metier.model.encoder import HEAD, EncoderReader, Head, Text
+from metier.model.loading import load_base
 from metier.model.seq2seq import Seq2SeqReader
 from metier.task import Example, Prompt, Task
 

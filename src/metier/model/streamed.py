@@ -6,7 +6,7 @@ weights takes: for one look at what a model says, not for work.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,29 +15,9 @@ from torch import Tensor, nn
 
 from metier.delta import Checkpoint
 from metier.errors import UserError
-from metier.model.base import AUTO, Base, described, max_length, without_pooler
+from metier.model.base import Base
 from metier.model.change import no_grad_module
-
-
-class Weights(Mapping[str, Tensor]):
-    """Name -> tensor, read or computed each time it is asked for."""
-
-    def __init__(self, names: Iterable[str], read: Callable[[str], Tensor]) -> None:
-        self._names, self._read = dict.fromkeys(names), read
-
-    def __getitem__(self, name: str) -> Tensor:
-        if name not in self._names:
-            raise KeyError(name)
-        return self._read(name)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._names
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
+from metier.model.loading import AUTO, described, max_length, without_pooler
 
 
 def streamed(place: str | Path) -> Base | None:

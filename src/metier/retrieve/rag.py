@@ -22,8 +22,8 @@ from metier import check
 from metier.errors import UserError
 from metier.method import About
 from metier.model import Specialist, load_base
-from metier.model.base import EMBEDDED
 from metier.model.known import Known
+from metier.model.loading import EMBEDDED
 from metier.retrieve.index import passages
 from metier.retrieve.passages import Passages, query_of
 from metier.task import Task

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from metier.model.base import EMBEDDED
+from metier.model.loading import EMBEDDED
 
 AUTO = "auto"  # an embedded base, which one is the method's affair
 

@@ -25,7 +25,6 @@ from metier.merge.mergekit.laid import Laid, beside, describe, laid_out, relayer
 from metier.merge.mergekit.recipe import Recipe, Slice
 from metier.merge.mergekit.tokens import Vocabulary, has_rows, resized, vocabulary
 from metier.merge.mergekit.ways import Way, way
-from metier.model.streamed import Weights
 
 
 class Model(NamedTuple):
@@ -134,10 +133,7 @@ class Job:
             whole = Merge(identity(), total, identity(), weights="full")
             with _work.watching(out, laid.bytes(), f"writing {out.name}"):
                 run(whole, cast(Checkpoint, laid), [weights], out, recipe=recipe, **how.written())
-        verdict = None
-        if plain is not None:
-            expected = Weights(laid, lambda n: weights[n].dense().to(laid.dtype(n)) if n in weights.entries else laid[n])
-            verdict = _verify.written(plain, out, expected)
+        verdict = _verify.written(plain, out, _verify.replaced(cast(Checkpoint, laid), weights)) if plain is not None else None
         _verify.store(out, verdict)
         return _work.Done(out, _work.size_of(out), verdict, {"tensors": len(laid), "method": self.recipe.method})
 
