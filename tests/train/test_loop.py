@@ -167,6 +167,27 @@ def test_the_best_on_dev_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
         assert torch.equal(value, seen[1][name] - at_rest[name])
 
 
+def test_answers_that_grow_likelier_are_a_gain_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Scores of few examples jump: training stops after three looks without a better score and without a lower loss."""
+    monkeypatch.setattr(checkpoint, "EVERY_SECONDS", -1.0)
+    scores, losses = [0.5, 0.9, 0.4, 0.4, 0.4, 0.4, 0.4], [9.0, 8.0, 6.0, 7.0, 7.0, 7.0, 5.0]
+    told = iter(zip(scores, losses, strict=True))
+
+    def look(self: _Loop) -> tuple[float, dict[str, float]]:
+        value, loss = next(told)
+        return value, {"dev_loss": loss}
+
+    def stop(step: int, *_: Any) -> None:
+        if step == 7:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(_Loop, "_dev_value", look)
+    with pytest.raises(KeyboardInterrupt):
+        trained(base("llama"), Run(budget=Budget(48), workdir=tmp_path, tell=stop))
+    found = trained(base("llama"), Run(budget=Budget(48), workdir=tmp_path))
+    assert (found.dev, found.best_step, found.steps) == (0.9, 2, 10), "the lowest loss so far goes on with the checkpoint"
+
+
 @pytest.mark.parametrize("keep", [True, False])
 def test_without_dev_the_last_is_kept(keep: bool) -> None:
     found = trained(base("llama"), Run(budget=Budget(48)), task=letters(dev=0), keep_best=keep)

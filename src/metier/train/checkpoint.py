@@ -37,7 +37,7 @@ def save(place: Path, loop: Any) -> None:
     tensors |= {f"b{i}": v for i, v in enumerate(loop.best.values)}
     spent = loop.run.spent
     facts = {
-        "key": loop.key, "bad": loop.bad,
+        "key": loop.key, "bad": loop.bad, "least": loop.least,
         "step": loop.step, "order": loop.order, "shuffler": loop.rng.getstate(), "best": [loop.best.dev, loop.best.step], "micro": loop.micro,
         "first_loss": loop.first_loss, "smooth": loop.smooth, "curve": loop.run.curve, "spent": [spent.examples, spent.tokens, spent.flops],
     }  # fmt: skip
@@ -75,7 +75,7 @@ def load(place: Path, loop: Any) -> bool:
     values = [tensors[f"b{i}"].to(p.device) for i, p in enumerate(loop.what.parameters.values())] if "b0" in tensors else []
     loop.best = Best(facts["best"][0], facts["best"][1], values)
     loop.step, loop.order, loop.micro = facts["step"], facts["order"], facts["micro"]
-    loop.first_loss, loop.smooth, loop.bad = facts["first_loss"], facts["smooth"], facts["bad"]
+    loop.first_loss, loop.smooth, loop.bad, loop.least = facts["first_loss"], facts["smooth"], facts["bad"], facts["least"]
     loop.run.curve[:] = facts["curve"]
     loop.run.spent.examples, loop.run.spent.tokens, loop.run.spent.flops = facts["spent"]
     return True

@@ -90,7 +90,7 @@ class _Loop:
         self.rng = random.Random(run.seed)
         self.order: list[int] = []
         self.micro = run.accumulate
-        self.step, self.bad, self.best = 0, 0, checkpoint.Best(-math.inf, -1, [])
+        self.step, self.bad, self.best, self.least = 0, 0, checkpoint.Best(-math.inf, -1, []), math.inf
         self.first_loss: float | None = None
         self.smooth = 0.0
         self.cost = flops_per_token(what)
@@ -223,13 +223,16 @@ class _Loop:
             )
 
     def _look(self, planned: int, loss: float | None = None) -> bool:
-        """Score dev; keep the state if it is the best so far. Returns whether it is."""
+        """Score dev; keep the state if it is the best so far. Returns whether it is, or the likeliest: a score of few examples alone
+        is too noisy to stop by."""
         value, seen = self._asked() if self.what.task.dev else (float(self.step), {})  # without dev the last state counts as the best
         self.run.curve.append({"step": self.step, "steps": planned, "loss": loss, "dev_score": None, "dev_loss": None, **seen})
         if math.isnan(value):
             raise Diverged(f"training: the dev value is not a number at step {self.step}. Lower the learning rate.")
+        likelier = seen.get("dev_loss", math.inf) < self.least
+        self.least = min(self.least, seen.get("dev_loss", math.inf))
         if value <= self.best.dev:
-            return False
+            return likelier
         copies = [p.detach().clone() for p in self.what.parameters.values()] if self.keep_best else []
         self.best = checkpoint.Best(value, self.step, copies)
         return True
