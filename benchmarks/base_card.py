@@ -30,8 +30,7 @@ from metier import Base, Example, Record, Specialist, Task, adapt, load_base, me
 from metier.evaluate import stats
 from metier.task.lexical import Lexical
 from metier.task.score import SCORERS
-from metier.train.pretrain import find
-from metier.train.pretrain_recipe import load
+from metier.train.pretrain_recipe import find, load
 from metier.worlds import world
 
 BEGIN, END = "<!-- measured -->", "<!-- /measured -->"

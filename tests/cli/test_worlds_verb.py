@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import resource
@@ -12,8 +13,8 @@ from pathlib import Path
 import pytest
 from tests.cli.conftest import Run
 
-from metier import worlds
-from metier.worlds import WORLDS
+from metier import load_task, worlds
+from metier.worlds import WORLDS, world
 
 
 def test_the_list_names_every_world_with_its_tasks(run: Run) -> None:
@@ -78,6 +79,26 @@ def test_make_writes_tasks_truth_and_corpus(run: Run) -> None:
     )
 
 
+def test_one_task_and_later_text(run: Run) -> None:
+    for era in (0, 1):
+        assert run("worlds", "make", "facts", "-o", f"era{era}", "--task", "facts", "--corpus", 20, "--era", era, "--size", 0.02).code == 0
+        lines = Path(f"era{era}/corpus.jsonl").read_text().splitlines()
+        assert [json.loads(line)["text"] for line in lines] == list(itertools.islice(world("facts").corpus(era), 20))
+        assert sorted(p.name for p in Path(f"era{era}").iterdir() if p.is_dir()) == ["facts"]
+    told = json.loads(run("worlds", "show", "facts", "--era", 1, "--json").out)
+    assert told["corpus"] == list(itertools.islice(world("facts").corpus(1), 3)) != list(itertools.islice(world("facts").corpus(), 3))
+
+
+def test_small_tasks_have_names_that_no_listing_shows(run: Run) -> None:
+    made = world("classification", size=0.1)
+    shown = json.loads(run("worlds", "show", "classification", "--task", "small-040", "--json").out)["tasks"]
+    assert [t["name"] for t in shown] == ["small-040"] and shown[0]["sizes"]["train"] == 200
+    assert run("worlds", "make", "classification", "-o", "small", "--task", "small-040", "--size", 0.1).code == 0
+    written = [json.loads(line)["text"] for line in Path("small/small-040/train.jsonl").read_text().splitlines()]
+    assert written == [row.fields["text"] for row in made.small_task(40).train]
+    assert load_task("world:classification/small-040").name == "small-040" not in made.sheets()
+
+
 def test_make_says_how_far_it_is_when_it_takes_long(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("metier.cli.worlds.PATIENCE", 0.0)
     assert "writing made 100 %" in run("worlds", "make", "signals", "-o", "made", "--size", 0.02).err
@@ -90,7 +111,11 @@ def test_make_says_how_far_it_is_when_it_takes_long(run: Run, monkeypatch: pytes
     [
         (("show", "signal"), "unknown value 'signal'. Did you mean 'signals'?"),
         (("make", "signal"), "Did you mean 'signals'?"),
-        (("show", "signals", "--task", "image-bocks"), "worlds show signals: no task 'image-bocks'. Did you mean 'image-box'?"),
+        (("show", "signals", "--task", "image-bocks"), "world signals: no task 'image-bocks'. Did you mean 'image-box'?"),
+        (("make", "signals", "--task", "image-bocks"), "world signals: no task 'image-bocks'. Did you mean 'image-box'?"),
+        (("show", "classification", "--task", "small-400"), "no task 'small-400'. Small tasks are called small-000 to small-399."),
+        (("show", "classification", "--task", "small-4"), "no task 'small-4'. Small tasks are called small-000 to small-399."),
+        (("make", "facts", "--era", "-1"), "Invalid value for '--era'"),
         (("show",), "write `metier worlds`"),
         (("paint", "signals"), "write `metier worlds`"),
         (("make", "signals", "--size", "0"), "size must be above 0"),

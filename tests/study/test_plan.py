@@ -21,6 +21,7 @@ from metier.study.trial import run_trial
 from metier.task import Example, Task
 from metier.task.general import continuation
 from metier.train import Budget
+from metier.worlds import world
 
 TASK = tiny_task("choose")
 
@@ -125,6 +126,15 @@ def test_truncate_goes_on_and_says_how_many(caplog: pytest.LogCaptureFixture, tm
     plan = plan_of(base, (longer("test", 300),), methods=["zero-shot", "few-shot"])
     assert "task colours: 1 of its texts are longer than the 256 tokens that" in caplog.text
     assert [run_trial(j, base, tmp_path)["status"] for j in plan.jobs] == ["done", "done"]
+
+
+def test_pictures_that_a_base_of_words_does_not_see_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    base = dataclasses.replace(tiny_causal(), truncate=True)
+    plan_of(base, (world("signals", size=0.02).task("image-count"),), methods=["zero-shot"])
+    assert f"task image-count: {base.name} reads text; of the field image it sees nothing but what the prompt says." in caplog.text
+    caplog.clear()
+    plan_of(base, methods=["zero-shot"])
+    assert not caplog.text
 
 
 @pytest.mark.parametrize("kind", ["choose", "generate"])

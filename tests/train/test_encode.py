@@ -17,8 +17,8 @@ from metier.model import Specialist, load_base
 from metier.train import encode_run
 from metier.train.encode_recipe import Contrast, Pairs, load
 from metier.train.encode_run import Stream, contrast, rate
-from metier.train.pretrain import RECIPES, pretrain
-from metier.train.pretrain_recipe import kind
+from metier.train.pretrain import pretrain
+from metier.train.pretrain_recipe import RECIPES, kind
 from metier.train.pretrain_recipe import load as load_decoder
 
 SMALL = {

@@ -1,5 +1,6 @@
 """Pretraining: strict recipes, a folder transformers loads without a warning, runs that resume to the same bytes."""
 
+import dataclasses
 import json
 import math
 import re
@@ -17,8 +18,8 @@ from metier.errors import Diverged, UserError
 from metier.model import load_base
 from metier.train import pretrain_data, pretrain_run
 from metier.train.muon import orthogonal
-from metier.train.pretrain import RECIPES, pretrain
-from metier.train.pretrain_recipe import Training, load
+from metier.train.pretrain import pretrain
+from metier.train.pretrain_recipe import RECIPES, Training, load
 from metier.train.pretrain_run import halve, rate
 
 SMALL = {
@@ -129,6 +130,23 @@ def test_bad_shapes_are_refused(tmp_path, changes):
 def test_unknown_recipe_names_the_packaged_ones(tmp_path):
     with pytest.raises(UserError, match=", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))):
         pretrain(Path("tinny"), tmp_path / "out")
+
+
+def test_a_recipe_extends_one_beside_it_or_a_packaged_one(tmp_path):
+    def extending(name):
+        (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"extends": name, "name": "mine", "model": {"layers": 2}}))
+        return load(tmp_path / "mine.yaml")
+
+    packaged, mine = load(RECIPES / "tiny.yaml"), extending("tiny")
+    assert (mine.data, mine.model) == (packaged.data, dataclasses.replace(packaged.model, layers=2))
+    (tmp_path / "tiny").mkdir()  # a base's folder, say: no recipe
+    assert extending("tiny").model.layers == 2
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump({**SMALL, "model": {**SMALL["model"], "mlp": 96}}))
+    assert extending("tiny.yaml").model.mlp == 96
+    with pytest.raises(UserError, match=r"mine\.yaml: extends: tinny: no such recipe.* Did you mean 'tiny'"):
+        extending("tinny")
+    with pytest.raises(UserError, match="Is there a circle"):
+        extending("mine.yaml")
 
 
 def test_packaged_recipes_share_text_and_tokenizer():

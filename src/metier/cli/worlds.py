@@ -13,7 +13,7 @@ import typer
 
 from metier import progress
 from metier.cli import options
-from metier.errors import Failed, UserError, nearest
+from metier.errors import Failed, UserError
 
 if TYPE_CHECKING:
     from metier.task.example import Example
@@ -31,11 +31,12 @@ def register(app: typer.Typer) -> None:
 def worlds(
     verb: Annotated[str | None, typer.Argument(help="Nothing (list), 'show', or 'make'.")] = None,
     name: Annotated[str | None, typer.Argument(help="A world.")] = None,
-    task: Annotated[str | None, typer.Option(help="With 'show': only this task.")] = None,
+    task: Annotated[str | None, typer.Option(help="With 'show' and 'make': only this task.")] = None,
     out: options.Out = "worlds",
     seed: options.Seed = 0,
     size: Annotated[float, typer.Option(help="Factor on the number of examples.")] = 1.0,
     corpus: Annotated[int, typer.Option(help="With 'make': so many documents to pretrain on, as corpus.jsonl.", min=0)] = 0,
+    era: Annotated[int, typer.Option(help="Of the corpus: 0 is what the bases read, 1 and on later text of the same world.", min=0)] = 0,
     as_json: options.AsJson = False,
 ) -> None:
     """List the generated worlds; `show NAME` prints one with samples; `make NAME -o DIR` writes tasks as JSONL and the truth."""
@@ -46,9 +47,9 @@ def worlds(
     elif verb not in ("show", "make") or name is None:
         raise UserError("worlds: write `metier worlds`, `metier worlds show NAME` or `metier worlds make NAME -o DIR`.")
     elif verb == "show":
-        _show(world(name, seed, size), task, as_json)
+        _show(world(name, seed, size), task, era, as_json)
     else:
-        _make(world(name, seed, size), Path(out), corpus)
+        _make(world(name, seed, size), Path(out), task, corpus, era)
 
 
 def _list(seed: int, size: float, as_json: bool) -> None:
@@ -78,15 +79,13 @@ def _sizes(task: dict[str, Any]) -> str:
     return ", ".join(f"{n} {what}" for what, n in counts.items())
 
 
-def _show(made: World, only: str | None, as_json: bool) -> None:
-    from metier.worlds import outline
+def _show(made: World, only: str | None, era: int, as_json: bool) -> None:
+    from metier.worlds import outlined
 
-    sheets = made.sheets()
-    if only is not None and only not in sheets:
-        raise UserError(f"worlds show {outline(made)['name']}: no task {only!r}.{nearest(only, sheets)}")
-    told = outline(made)
-    told["tasks"] = [{**t, "samples": _samples(made, sheets[t["name"]])} for t in told["tasks"] if only in (None, t["name"])]
-    told |= {"doc": inspect.getdoc(made), "corpus": [] if only else list(itertools.islice(made.corpus(), SAMPLES))}
+    sheets = [made.sheet(only)] if only else made.sheets().values()
+    told: dict[str, Any] = {"name": made.name, "docs": made.docs}
+    told["tasks"] = [{**outlined(made, sheet), "samples": _samples(made, sheet)} for sheet in sheets]
+    told |= {"doc": inspect.getdoc(made), "corpus": [] if only else list(itertools.islice(made.corpus(era), SAMPLES))}
     if as_json:
         typer.echo(json.dumps(told, indent=1, default=_described))
         return
@@ -130,11 +129,11 @@ def _described(value: Any) -> str:
     return f"{value.dtype} {' x '.join(map(str, value.shape))}"
 
 
-def _make(made: World, out: Path, corpus: int) -> None:
+def _make(made: World, out: Path, only: str | None, corpus: int, era: int) -> None:
     from metier.worlds.write import amount, write_world
 
-    with progress.bar(f"writing {out}", amount(made, corpus)) as advance:
-        write_world(made, out, corpus=corpus, advance=_seldom(advance))
+    with progress.bar(f"writing {out}", amount(made, corpus, only)) as advance:
+        write_world(made, out, only=only, corpus=corpus, era=era, advance=_seldom(advance))
     typer.echo(f"wrote {out}")
 
 

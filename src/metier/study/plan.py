@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import itertools
 import logging
 import os
 import platform
@@ -14,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from metier.errors import UserError, nearest
@@ -99,6 +101,7 @@ def make_plan(
             raise UserError(f"task {task.name}: it has no test examples, so nothing could be measured. Give a test split.")
     for task in {t.name: t for t in (*tasks, *retain)}.values():
         fitting(base, task)
+        unseen(base, task)
     budget = budget or Budget(max(LEAST_BUDGET, EPOCHS * max(len(t.train) for t in tasks)))
     trained = next(
         (t for t in tasks if len(t.train) and t.kind != "rank" and not (base.family == "encoder" and t.kind == "generate")), None
@@ -173,6 +176,17 @@ def fitting(base: Base, task: Task) -> None:
         f"task {task.name}, example {example}: {what} the {base.max_length} that {base.name} reads{more}. "
         "Shorten the texts or the template, take another base, or cut them with --truncate (truncate=True)."
     )
+
+
+def unseen(base: Base, task: Task) -> None:
+    """Say which fields of the task's examples are pictures or sounds, since a base of words reads the prompt only."""
+    fields = sorted(
+        {name for example in itertools.islice(task.test, 1) for name, value in example.fields.items() if isinstance(value, np.ndarray)}
+    )
+    if fields:
+        log.warning(
+            "task %s: %s reads text; of the field %s it sees nothing but what the prompt says.", task.name, base.name, ", ".join(fields)
+        )
 
 
 def too_long(base: Base, task: Task) -> dict[str, tuple[int, int]]:

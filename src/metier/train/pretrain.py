@@ -19,10 +19,8 @@ from metier.model import load_base
 from metier.train import pretrain_data as text
 from metier.train.encode import encode
 from metier.train.pretrain_export import export
-from metier.train.pretrain_recipe import Recipe, kind, load
+from metier.train.pretrain_recipe import Recipe, find, kind, load
 from metier.train.pretrain_run import Report, Run
-
-RECIPES = Path(__file__).parent / "recipes"
 
 
 def pretrain(recipe: str | Path, out: Path, *, minutes: float | None = None, resume: bool = True, report: Report | None = None) -> Path:
@@ -106,15 +104,3 @@ def _work(start: _Start, rank: int, report: Report | None = None, keep: Callable
         if plan.training.workers > 1:
             torch.distributed.destroy_process_group()
     return run
-
-
-def find(recipe: str | Path) -> Path:
-    """A recipe's file: a path, or the name of a packaged one."""
-    path = Path(recipe)
-    if path.exists():
-        return path
-    packaged = RECIPES / f"{path.name}.yaml"
-    if packaged.exists():
-        return packaged
-    known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
-    raise UserError(f"{recipe}: no such recipe. Packaged recipes: {known}.")

@@ -14,6 +14,8 @@ import yaml
 from metier import check
 from metier.errors import UserError, nearest
 
+RECIPES = Path(__file__).parent / "recipes"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
@@ -135,8 +137,21 @@ def kind(path: Path) -> str:
         raise UserError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
 
 
+def find(recipe: str | Path, beside: Path = Path()) -> Path:
+    """A recipe's file: a path (from the folder `beside`), or the name of a packaged one."""
+    path = beside / recipe
+    if path.is_file():
+        return path
+    packaged = RECIPES / f"{recipe}.yaml"
+    if Path(recipe).name == str(recipe) and packaged.exists():
+        return packaged
+    known = sorted(p.stem for p in RECIPES.glob("*.yaml"))
+    raise UserError(f"{recipe}: no such recipe. Packaged recipes: {', '.join(known)}.{nearest(str(recipe), known)}")
+
+
 def load(path: Path) -> Recipe:
-    """Read a decoder's recipe; `extends: other.yaml` (beside it) fills in what is not said. Unknown keys are errors, all reported at once."""
+    """Read a decoder's recipe; `extends:` another one (a packaged one's name, or a file beside it) fills in what is not said.
+    Unknown keys are errors, all reported at once."""
     content, parts = read(path, {"model": Shape, "tokenizer": Vocabulary, "data": Mixture, "training": Training}, ("start",))
     return Recipe(start=str(content.get("start", "")), name=str(content["name"]), version=content["version"], **parts)
 
@@ -181,7 +196,11 @@ def _read(path: Path, depth: int = 0) -> dict[str, Any]:
     parent = content.pop("extends", None)
     if parent is None:
         return content
-    merged = _read(Path(path).parent / str(parent), depth + 1)
+    try:
+        extended = find(str(parent), Path(path).parent)
+    except UserError as error:
+        raise UserError(f"{path}: extends: {error}") from error
+    merged = _read(extended, depth + 1)
     for key, value in content.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
         merged[key] = {**merged[key], **value} if both else value

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from metier import check
 
 if TYPE_CHECKING:
-    from metier.worlds.base import World
+    from metier.worlds.base import Sheet, World
 
 _CLASS = re.compile(r"^class (\w+)\(World\):", re.MULTILINE)  # a regular expression, because the syntax trees of all worlds take 0.1 s
 
@@ -37,14 +37,12 @@ def outline(made: World) -> dict[str, Any]:
     """A world in a few words: its name, what it is about, and for each task kind, metric, number of rows by split, of documents.
 
     A split whose items are few may end before its number is reached."""
-    tasks = [
-        {
-            "name": name,
-            "kind": sheet.task.kind,
-            "metric": sheet.task.metric,
-            "sizes": {split: made.count(n) for split, n in sheet.sizes.items()},
-            "documents": len(sheet.task.documents),
-        }
-        for name, sheet in made.sheets().items()
-    ]
-    return {"name": type(made).__module__.rpartition(".")[2], "docs": made.docs, "tasks": tasks}
+    tasks = [outlined(made, sheet) for sheet in made.sheets().values()]
+    return {"name": made.name, "docs": made.docs, "tasks": tasks}
+
+
+def outlined(made: World, sheet: Sheet) -> dict[str, Any]:
+    """A task in a few words."""
+    task = sheet.task
+    sizes = {split: made.count(n) for split, n in sheet.sizes.items()}
+    return {"name": task.name, "kind": task.kind, "metric": task.metric, "sizes": sizes, "documents": len(task.documents)}

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from metier import check
+from metier.errors import UserError, nearest
 from metier.task.example import Example
 from metier.task.task import SPLITS, Task
 
@@ -41,6 +42,11 @@ class World(abc.ABC):
         self.seed = check.integer("seed", seed, low=0)
         self.size = check.number("size", size, above=0, high=1e6)
 
+    @property
+    def name(self) -> str:
+        """As listings say it: the file's."""
+        return type(self).__module__.rpartition(".")[2]
+
     @abc.abstractmethod
     def corpus(self, era: int = 0) -> Iterator[str]:
         """Documents to pretrain on, without end: take as many as needed (`itertools.islice`). Test items never occur in it.
@@ -63,9 +69,15 @@ class World(abc.ABC):
         """The world's tasks by name, their examples drawn."""
         return {name: self.task(name) for name in self.sheets()}
 
+    def sheet(self, name: str) -> Sheet:
+        """One task before its examples are drawn; an unknown name is answered with the nearest. A world may know more than it lists."""
+        if name not in (known := self.sheets()):
+            raise UserError(f"world {self.name}: no task {name!r}.{nearest(name, known)}")
+        return known[name]
+
     def task(self, name: str) -> Task:
-        """One task, its examples drawn; an unknown name is answered with the nearest."""
-        sheet = self.sheets()[check.one_of("task", name, self.sheets())]
+        """One task, its examples drawn."""
+        sheet = self.sheet(name)
         splits: dict[str, Any] = {split: tuple(self.rows(sheet, split)) for split in sheet.sizes}
         return dataclasses.replace(sheet.task, source=self.source(), **splits)
 
@@ -77,7 +89,7 @@ class World(abc.ABC):
 
     def source(self) -> str:
         """Where a task comes from, in words."""
-        return f"world {type(self).__module__.rpartition('.')[2]}, seed {self.seed}, size {self.size:g}"
+        return f"world {self.name}, seed {self.seed}, size {self.size:g}"
 
     def rng(self, *key: object) -> random.Random:
         """A generator of its own for each purpose: drawing more of one thing never moves another."""

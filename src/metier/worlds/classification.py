@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import random
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from metier import check
+from metier.errors import UserError
 from metier.task.example import Example
 from metier.task.task import Task
 from metier.worlds._classification import blocks, reviews, small, topics
@@ -25,6 +26,7 @@ NOISE = {"reviews-noisy": 0.2, "topics-noisy": 0.3}
 METRICS = {"topics-multi": "f1", "topics-path": "exact"}
 GROUPINGS = tuple(f"groups-{i}" for i in range(4))
 KINDS = 3  # in a grouping
+SMALL = small.FAMILIES * small.TASKS
 Rows = Callable[[str], Iterator[Example]]
 
 
@@ -34,7 +36,8 @@ class Classification(World):
     Tasks: `reviews` (good, bad, mixed), `topics` (6), `topics-fine` (18), `topics-path` (both, as 'sport, tennis'),
     `topics-multi` (one to three topics, sorted), `topics-cue`, `intents` (8 and 'other', out of scope), `groups-0` to
     `groups-3`; `*-coded` (labels are words drawn for the world: only exemplars or training tell what they mean), and
-    `*-noisy` (a known share of the train labels is wrong; the field `noisy` says which). `small_task(i)`, i < 400.
+    `*-noisy` (a known share of the train labels is wrong; the field `noisy` says which). `small-000` to
+    `small-399`, which listings leave out.
 
     Guarantees: labels follow from the texts by construction and are balanced. No text is in two splits, and no text of dev,
     test or ood occurs in the corpus with a label (texts are parted by checksum). Reviews: of the four forms, `tangled` has
@@ -54,7 +57,7 @@ class Classification(World):
         yield from blocks.documents(self.rng("corpus", *([era] if era else [])))
 
     def sheets(self) -> dict[str, Sheet]:
-        """All tasks but the small ones."""
+        """All tasks but the small ones, which `sheet` knows by name."""
         found = {name: _sheet(name, domain, self._rows(name, domain)) for name, domain in DOMAINS.items()}
         for name, rate in NOISE.items():
             domain = DOMAINS[name.removesuffix("-noisy")]
@@ -64,12 +67,17 @@ class Classification(World):
             found[name] = _sheet(name, domain, self._rows(name, domain))
         return found | {name: self._grouping(name) for name in GROUPINGS}
 
+    def sheet(self, name: str) -> Sheet:
+        """One task, the small ones too: `small-000` to `small-399`."""
+        if not name.startswith("small-"):
+            return super().sheet(name)
+        if not re.fullmatch(r"small-\d{3}", name) or (i := int(name[6:])) >= SMALL:
+            raise UserError(f"world {self.name}: no task {name!r}. Small tasks are called small-000 to small-{SMALL - 1}.")
+        return self._small_sheet(i, self.small_rules(i // small.TASKS)[i % small.TASKS])
+
     def small_task(self, i: int) -> Task:
         """Small task `i` of 400; twenty successive ones are a family, and draw their rules from the same six properties."""
-        check.integer("i", i, low=0, high=small.FAMILIES * small.TASKS - 1)
-        sheet = self._small_sheet(i, self.small_rules(i // small.TASKS)[i % small.TASKS])
-        splits: dict[str, Any] = {split: tuple(self.rows(sheet, split)) for split in sheet.sizes}
-        return dataclasses.replace(sheet.task, source=self.source(), **splits)
+        return self.task(f"small-{check.integer('i', i, low=0, high=SMALL - 1):03d}")
 
     def small_rules(self, family: int) -> list[small.Rule]:
         """The rules of a family's twenty small tasks."""

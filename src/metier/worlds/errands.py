@@ -39,10 +39,10 @@ class Errands(World):
     equally often, and the list alone tells nothing. `errands-plan`: the target plan runs without error and brings the wanted
     state (`reaches` judges any other plan by the state it brings); where the role may not, it is `refuse`; `ood` has three goals
     instead of one or two. `errands-error`: this error and nothing else is wrong, by the signatures shown: what number a
-    tool takes, and whether it must, changes from scene to scene (`level` is the error's place in the order of checks). Counted words
-    find a fifth of the errors, as chance does; three words in a row show a wrong type (a name beside its value) and no other error.
-    Whether a word occurs at all, not how often, finds a third, since a name that is not in the list is one word more. The corpus shows
-    such calls with the shop's own signatures only, and there a missing argument shortens the call. `errands-norm`: the norm that a call would break, or `fine`.
+    tool takes, and whether it must, changes from scene to scene (`level` is the error's place in the order of checks). Words of the
+    scene find a fifth of the errors, as chance does, counted or merely present; three words in a row show a wrong type (a name beside its
+    value) and no other error. The corpus shows such calls with the shop's own signatures only, and there a missing argument shortens the
+    call. `errands-norm`: the norm that a call would break, or `fine`.
     `errands-state`: slots and values after 2 to 6 turns, `ood` 7 or 8. Errors, norms and places are balanced; of `errands-call` 70 % are
     calls. The simulator never raises.
     """

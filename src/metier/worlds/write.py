@@ -25,18 +25,27 @@ Advance = Callable[[float, str], None]
 OPTIONS = ("cutoff", "retain", "database")  # of a task, which a task file can say
 
 
-def amount(world: World, corpus: int = 0) -> int:
+def amount(world: World, corpus: int = 0, only: str | None = None) -> int:
     """How many rows and documents `write_world` will write, at most."""
-    return corpus + sum(world.count(n) for sheet in world.sheets().values() for n in sheet.sizes.values())
+    return corpus + sum(world.count(n) for sheet in _sheets(world, only).values() for n in sheet.sizes.values())
 
 
-def write_world(world: World, out: Path, *, corpus: int = 0, advance: Advance = lambda amount, what: None) -> None:
+def write_world(
+    world: World,
+    out: Path,
+    *,
+    only: str | None = None,
+    corpus: int = 0,
+    era: int = 0,
+    advance: Advance = lambda amount, what: None,
+) -> None:
     """Write the folder OUT, whole or not at all; it must not exist yet, or be empty.
 
-    OUT/TASK/     task.yaml, train, dev, test and ood.jsonl, documents.jsonl; pictures and sounds in folders beside the rows
+    OUT/TASK/     for all tasks that the world lists, or for `only` one:
+                  task.yaml, train, dev, test and ood.jsonl, documents.jsonl; pictures and sounds in folders beside the rows
     truth.json    the answer sheet
     tools.json    functions that may be called, where the world has some
-    corpus.jsonl  the first `corpus` documents to pretrain on, if any are asked for
+    corpus.jsonl  the first `corpus` documents of the era to pretrain on, if any are asked for
 
     `advance` is called after each row with 1 and what was being written. Raises `UserError` if OUT holds something.
     """
@@ -45,13 +54,19 @@ def write_world(world: World, out: Path, *, corpus: int = 0, advance: Advance = 
         raise UserError(f"{out}: holds something already and is not replaced. Choose another folder with -o, or remove it.")
     atomic.writable(out)
     with atomic.folder(out) as draft:
-        for name, sheet in world.sheets().items():
+        for name, sheet in _sheets(world, only).items():
             _write_task(world, sheet, draft / name, advance)
         if corpus:
-            _write_lines(draft / "corpus.jsonl", ({"text": text} for text in itertools.islice(world.corpus(), corpus)), "corpus", advance)
+            _write_lines(
+                draft / "corpus.jsonl", ({"text": text} for text in itertools.islice(world.corpus(era), corpus)), "corpus", advance
+            )
         if tools := list(world.tools()):
             atomic.write_json(draft / "tools.json", tools)
         atomic.write_json(draft / "truth.json", world.truth())
+
+
+def _sheets(world: World, only: str | None) -> dict[str, Sheet]:
+    return world.sheets() if only is None else {only: world.sheet(only)}
 
 
 def _write_task(world: World, sheet: Sheet, place: Path, advance: Advance) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from metier.worlds._errands.catalogue import ITEMS, PEOPLE
-from metier.worlds._errands.simulator import ACTIONS, ERRORS, LIMITS, ROLE_NORMS, ROLES, SIGNATURES, Action, Call, Simulator
+from metier.worlds._errands.simulator import ACTIONS, ERRORS, KINDS, LIMITS, ROLE_NORMS, ROLES, SIGNATURES, Action, Call, Simulator
 from metier.worlds._shared.draws import pick, sample, shuffle
 
 THINGS: dict[str, Sequence[str | int]] = {"item": ITEMS, "user": PEOPLE, "post": range(1, 60), "order": range(1, 60)}
@@ -15,7 +15,7 @@ LATER = tuple(action for action in ACTIONS.values() if action.after)  # those th
 _FIRST = tuple(SIGNATURES[action.name] for action in ACTIONS.values() if not action.after)
 _LATER_BUT = {action.name: [a for a in LATER if a is not action] for action in LATER}
 _PARTNER = {action.name: next(a for a in _LATER_BUT[action.name] if a.needs == action.needs) for action in LATER}  # of the other role
-_OF_OTHER_THINGS = {action.name: [a for a in LATER if a.needs != action.needs] for action in LATER}
+_OF_OTHER_TYPE = {action.name: [a for a in LATER if KINDS[a.needs[0]] is not KINDS[action.needs[0]]] for action in LATER}
 _NUMBERS = tuple(LIMITS)
 _TAKING = {
     (a.name, n, need): f"{a.name}({a.needs[0]}, {n}{'' if need else '?'})" for a in LATER for n in _NUMBERS for need in (True, False)
@@ -50,58 +50,60 @@ Fits = Callable[[str], bool]
 
 
 def failing(rng: random.Random, error: str, fits: Fits) -> Scene:
-    """A call, in a scene that `fits`, which fails in just this way; every word is as frequent under each error.
+    """A call, in a scene that `fits`, which fails in just this way; every word occurs, and occurs twice, as often under each error.
 
     What number a tool takes, and whether it must, changes from scene to scene, so that only the signature tells whether one is missing.
     Of two things of a kind, one was seen by each role: the call is about its own role's, or about the other if the order is wrong.
+    Another tool was used too, on a thing of another type: it is on offer where the call's is not, and is not where that is.
     """
     action = pick(rng, LATER)
+    used = pick(rng, _OF_OTHER_TYPE[action.name])
     while True:
-        text, given, before = _called(rng, action, error)
-        if fits(f"{before}; {text}"):
+        text, given, done = _called(rng, action, used, error)
+        if fits(f"{done[0]}; {done[1]}; {text}"):
             break
-    done = before.split("; ")
-    if rng.random() < 0.5:
-        apart = pick(rng, _OF_OTHER_THINGS[action.name])
-        done.append(_before(apart, _thing(rng, apart.needs[0])))
-    offered = _signatures(rng, action, given, error)
+    offered = _signatures(rng, action, used, given, error)
     shuffle(rng, done)
     shuffle(rng, offered)
     role = _other(action.role) if error == "not permitted" else action.role
     return Scene(tuple(offered), role, tuple(done), text, error, ERRORS.index(error) + 1)
 
 
-def _called(rng: random.Random, action: Action, error: str) -> tuple[str, str, str]:
-    """A call of the action, the name of the number that it gives ('' as often as not), and what was done before by each role."""
+def _called(rng: random.Random, action: Action, used: Action, error: str) -> tuple[str, str, list[str]]:
+    """A call of the action, the name of the number that it gives ('' as often as not), and what was done before: on one thing by each
+    role, and what was `used` on a thing of another type, which a call with the wrong type is about."""
     kind = action.needs[0]
-    mine = _thing(rng, kind)
-    others = about = _another(rng, kind, mine)
-    if error == "wrong type":
-        about = _thing(rng, "post" if isinstance(mine, str) else pick(rng, ("item", "user")))
-    elif error != "wrong order":
-        about = mine
-    before = f"{action.after}({kind}={mine}); {_PARTNER[action.name].after}({kind}={others})"
+    mine, apart = _thing(rng, kind), _thing(rng, used.needs[0])
+    others = _another(rng, kind, mine)
+    about = {"wrong type": apart, "wrong order": others}.get(error, mine)
+    done = [
+        _before(action, mine),
+        _before(_PARTNER[action.name], others),
+        _before(used, apart),
+        str(Call(used.name, {used.needs[0]: apart})),
+    ]
     if rng.random() < 0.5:
-        return f"{action.name}({kind}={about})", "", before
+        return f"{action.name}({kind}={about})", "", done
     number = pick(rng, _NUMBERS)
-    return f"{action.name}({kind}={about}, {number}={2 + int(rng.random() * (LIMITS[number][0] - 1))})", number, before
+    return f"{action.name}({kind}={about}, {number}={2 + int(rng.random() * (LIMITS[number][0] - 1))})", number, done
 
 
-def _signatures(rng: random.Random, action: Action, given: str, error: str) -> list[str]:
-    """Three to seven tools on offer, the action among them unless it is unknown, such that its call, with the number that is `given`, lacks
-    one or does not. Two to four of them take a number; one of them at least must have it, and one at least need not, whatever the error."""
-    taking = sample(rng, _LATER_BUT[action.name], 2 + int(rng.random() * 3))
+def _signatures(rng: random.Random, action: Action, used: Action, given: str, error: str) -> list[str]:
+    """Three to seven tools on offer, the action among them (the one that was `used` if it is unknown), such that its call, with the number
+    that is `given`, lacks one or does not. Two to four of them take a number; one of them at least must have it, and one at least need
+    not, whatever the error; a number that is given is taken by one of the first two, and not by the other."""
+    known, lacks = used if error == "unknown tool" else action, error == "missing argument"
+    taking = [known, *sample(rng, [a for a in _LATER_BUT[action.name] if a is not used], 1 + int(rng.random() * 3))]
     numbers = [pick(rng, _NUMBERS) for _ in taking]
     needed = [True, False, *(rng.random() < 0.5 for _ in taking[2:])]
     shuffle(rng, needed)
-    if error != "unknown tool":
-        taking[0] = action
-        lacks = error == "missing argument"
-        if lacks or not given:
-            at = needed.index(lacks)
-            needed[0], needed[at] = lacks, needed[0]
-        if given:
-            numbers[0] = pick(rng, [name for name in _NUMBERS if name != given]) if lacks else given
+    if lacks or known is used or not given:
+        at = needed.index(lacks)
+        needed[0], needed[at] = lacks, needed[0]
+    if given:
+        numbers[:2] = given, pick(rng, [name for name in _NUMBERS if name != given])
+        if lacks or (known is used and rng.random() < 0.5):
+            numbers[:2] = numbers[1::-1]
     made = [_TAKING[a.name, number, need] for a, number, need in zip(taking, numbers, needed, strict=True)]
     return made + sample(rng, _FIRST, 1 + int(rng.random() * 3))
 
