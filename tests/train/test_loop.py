@@ -17,8 +17,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from metier.errors import Diverged, UserError
 from metier.model import Specialist, WeightChange
 from metier.train import Budget, Run, Trainable, checkpoint
+from metier.train.cost import flops_per_token
 from metier.train.items import collate, items
-from metier.train.loop import WARMUP, Fit, _Loop, flops_per_token
+from metier.train.loop import WARMUP, Fit, _Loop
 
 
 def values(found: Fit) -> dict[str, torch.Tensor]:

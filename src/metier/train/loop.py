@@ -1,7 +1,8 @@
 """The one training loop: every method that trains uses it, so order, masking, stopping and accounting are the same.
 
 AdamW, linear warm-up then linear decay to zero, gradient clipping at 1. The budget fixes how many examples are seen; the
-best state on dev is what is kept. Built on accelerate for devices, precision and processes.
+best state on dev is what is kept, and training ends where three looks in a row show neither a better score nor likelier right
+answers. Built on accelerate for devices, precision and processes.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import functools
 import math
 import random
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,11 +24,11 @@ from metier.errors import Diverged, UserError
 from metier.model import Change
 from metier.task.score import SCORERS
 from metier.train import checkpoint
+from metier.train.cost import flops_per_token
 from metier.train.items import Item, collate, items
 from metier.train.run import Run
 from metier.train.trainable import Trainable
 
-_LAYER = re.compile(r"\.(\d+)\.")
 WARMUP = 0.06
 LOOKS = 6
 PATIENCE = 3
@@ -277,31 +277,6 @@ class _Loop:
             batch = collate(rows[i : i + self.size], self.what.start, pack=self.pack).to(self.what.start.base.device)
             total, learnt = total + float(self.what.loss(batch)), learnt + batch.learnt
         return total / max(1, learnt)
-
-
-def flops_per_token(what: Trainable) -> float:
-    """Estimated floating-point operations to train on one token: 2 per parameter forward (embedding look-ups cost none),
-    2 backward for activations down to the lowest layer that moves, 2 backward per parameter that moves. Attention's own
-    products are left out.
-    """
-    base = what.start.base
-    table = base.model.get_input_embeddings().weight
-    out = base.model.get_output_embeddings() if hasattr(base.model, "get_output_embeddings") else None
-    read = base.parameters - table.numel() + (out.weight.numel() if out is not None and out.weight is table else 0)
-    tied = out is not None and out.weight is table
-    return 2.0 * read * (1 + _depth(what)) + 2.0 * sum(p.numel() for p in what.parameters.values() if tied or p is not table)
-
-
-def _depth(what: Trainable) -> float:
-    """Which share of the layers gradients must pass: 0 for the output layer alone, 1 when anything below the first layer moves."""
-    if what.prefix is not None:
-        return 1.0
-    layers = {int(m[1]) for n, _ in what.start.base.model.named_parameters() if (m := _LAYER.search(n))}
-    moving = [int(m[1]) for n in what.parameters if (m := _LAYER.search(n))]
-    above = [n for n in what.parameters if not _LAYER.search(n)]
-    if any("embed" in n or "wte" in n or "shared" in n for n in above):
-        return 1.0
-    return 0.0 if not moving or not layers else 1 - min(moving) / (max(layers) + 1)
 
 
 def _mixed(precision: str) -> str:

@@ -46,7 +46,7 @@ class Budget:
 
 @dataclass
 class Spent:
-    """What a trial has spent. flops are estimated (see `metier.train.loop.flops_per_token`)."""
+    """What a trial has spent. flops are estimated (see `metier.train.cost.flops_per_token`)."""
 
     examples: int = 0
     tokens: int = 0
