@@ -35,7 +35,8 @@ CLAIM = Claim(
     "the cipher alone hardly touches it. All layers are considered, the authors' two thirds restore a fifth of the refusals here; rate, depth "
     "and rollback were chosen on seed 0 before the run. A tenth of the entries of so small a model must go back, the paper's share is far smaller.",
     trials=5,
-    minutes=5,
+    minutes=13,
+    seeds=8,
     version=2,
 )
 
