@@ -2,8 +2,8 @@
 
     python benchmarks/base_card.py [FOLDER ...] [--limit 200] [--only SECTION ...] [--threads 1] [--dry]
 
-Without folders: every packaged base. Greedy answers, choices by likelihood, plain prompts; worlds of seed 0. `--dry` prints
-and writes nothing. Numbers go to benchmarks/results/base_card.json and into each folder's CARD.md.
+Without folders: every packaged base. Greedy answers, choices by likelihood, plain prompts; worlds of seed 0. `--dry` and
+`--only` print and write nothing: a card is written as a whole. Numbers go to benchmarks/results/base_card.json and into each folder's CARD.md.
 """
 
 from __future__ import annotations
@@ -354,7 +354,7 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     for folder in given.folders or sorted(p.parent for p in EMBEDDED.glob("*/config.json")):
         rows = measured(load_base(folder, chat=False, truncate=True), given.limit, given.only)
-        if given.dry:
+        if given.dry or given.only:
             print("\n".join(map(shown, rows)))
         else:
             write_card(folder, rows, given.limit)

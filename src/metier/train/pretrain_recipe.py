@@ -146,7 +146,7 @@ def find(recipe: str | Path, beside: Path = Path()) -> Path:
     if Path(recipe).name == str(recipe) and packaged.exists():
         return packaged
     known = sorted(p.stem for p in RECIPES.glob("*.yaml"))
-    raise UserError(f"{recipe}: no such recipe. Packaged recipes: {', '.join(known)}.{nearest(str(recipe), known)}")
+    raise UserError(f"{recipe}: no such recipe, neither a file nor a packaged one.{nearest(str(recipe), known)}")
 
 
 def load(path: Path) -> Recipe:
