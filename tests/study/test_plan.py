@@ -130,11 +130,14 @@ def test_truncate_goes_on_and_says_how_many(caplog: pytest.LogCaptureFixture, tm
 
 def test_pictures_that_a_base_of_words_does_not_see_are_named(caplog: pytest.LogCaptureFixture) -> None:
     base = dataclasses.replace(tiny_causal(), truncate=True)
-    plan_of(base, (world("signals", size=0.02).task("image-count"),), methods=["zero-shot"])
-    assert f"task image-count: {base.name} reads text; of the field image it sees nothing but what the prompt says." in caplog.text
+    plan, told = (
+        plan_of(base, (world("signals", size=0.02).task("image-count"),), methods=["zero-shot"]),
+        "reads text; of the field image it sees",
+    )
+    assert f"task image-count: {base.name} {told} nothing but what the prompt says." in caplog.text
+    assert [told in warning for warning in plan.facts()["tasks"][0]["warnings"]] == [True]
     caplog.clear()
-    plan_of(base, methods=["zero-shot"])
-    assert not caplog.text
+    assert plan_of(base, methods=["zero-shot"]).facts()["tasks"][0]["warnings"] == [] and not caplog.text
 
 
 @pytest.mark.parametrize("kind", ["choose", "generate"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import itertools
 import logging
 import os
 import platform
@@ -73,7 +72,7 @@ class Plan:
             {
                 "name": t.name, "kind": t.kind, "metric": t.metric, "n_train": len(t.train), "n_dev": len(t.dev), "n_test": len(t.test),
                 "n_ood": len(t.ood), "documents": len(t.documents), "source": t.source, "digest": t.digest(),
-                "warnings": list(t.options.get("warnings", ())),
+                "warnings": [*t.options.get("warnings", ()), *unseen(self.base, t)],
             }
             for t in self.tasks
         ]  # fmt: skip
@@ -101,7 +100,8 @@ def make_plan(
             raise UserError(f"task {task.name}: it has no test examples, so nothing could be measured. Give a test split.")
     for task in {t.name: t for t in (*tasks, *retain)}.values():
         fitting(base, task)
-        unseen(base, task)
+        for text in unseen(base, task):
+            log.warning("task %s: %s", task.name, text)
     budget = budget or Budget(max(LEAST_BUDGET, EPOCHS * max(len(t.train) for t in tasks)))
     trained = next(
         (t for t in tasks if len(t.train) and t.kind != "rank" and not (base.family == "encoder" and t.kind == "generate")), None
@@ -178,15 +178,11 @@ def fitting(base: Base, task: Task) -> None:
     )
 
 
-def unseen(base: Base, task: Task) -> None:
-    """Say which fields of the task's examples are pictures or sounds, since a base of words reads the prompt only."""
-    fields = sorted(
-        {name for example in itertools.islice(task.test, 1) for name, value in example.fields.items() if isinstance(value, np.ndarray)}
-    )
-    if fields:
-        log.warning(
-            "task %s: %s reads text; of the field %s it sees nothing but what the prompt says.", task.name, base.name, ", ".join(fields)
-        )
+def unseen(base: Base, task: Task) -> list[str]:
+    """What is to be said where the task's examples hold pictures or sounds: a base of words reads the prompt only."""
+    first = next(iter(task.test)).fields if len(task.test) else {}
+    fields = sorted(name for name, value in first.items() if isinstance(value, np.ndarray))
+    return [f"{base.name} reads text; of the field {', '.join(fields)} it sees nothing but what the prompt says."] if fields else []
 
 
 def too_long(base: Base, task: Task) -> dict[str, tuple[int, int]]:
