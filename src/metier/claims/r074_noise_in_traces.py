@@ -23,7 +23,7 @@ CLAIM = Claim(
     title="Understanding the Effect of Noise in LLM Training Data with Algorithmic Chains of Thought",
     statement="Models tuned on traces tolerate high rates of static noise in them, and suffer from lower rates of dynamic noise.",
     reported="the abstract gives no single figure: much static noise hardly harms, less dynamic noise harms more",
-    experiment="Traced addition, 600 training and 200 test examples; full tuning with 2000 examples on right traces, on static noise in 50 % and 75 % of the "
+    experiment="Traced addition, 600 training and 200 test examples; full tuning with 3000 examples on right traces, on static noise in 50 % and 75 % of the "
     "steps, on dynamic noise in 25 % and 50 %; step size searched on dev, which has no noise.",
     rule={
         "static noise in 75 % of steps minus 80 % of no noise": 0.0,

@@ -14,6 +14,7 @@ THINGS: dict[str, Sequence[str | int]] = {"item": ITEMS, "user": PEOPLE, "post":
 LATER = tuple(action for action in ACTIONS.values() if action.after)  # those that need another action first
 _FIRST = tuple(SIGNATURES[action.name] for action in ACTIONS.values() if not action.after)
 _LATER_BUT = {action.name: [a for a in LATER if a is not action] for action in LATER}
+_LATER_BUT_TWO = {(name, b.name): [a for a in rest if a is not b] for name, rest in _LATER_BUT.items() for b in rest}
 _PARTNER = {action.name: next(a for a in _LATER_BUT[action.name] if a.needs == action.needs) for action in LATER}  # of the other role
 _OF_OTHER_TYPE = {action.name: [a for a in LATER if KINDS[a.needs[0]] is not KINDS[action.needs[0]]] for action in LATER}
 _NUMBERS = tuple(LIMITS)
@@ -80,7 +81,7 @@ def _called(rng: random.Random, action: Action, used: Action, error: str) -> tup
         _before(action, mine),
         _before(_PARTNER[action.name], others),
         _before(used, apart),
-        str(Call(used.name, {used.needs[0]: apart})),
+        f"{used.name}({used.needs[0]}={apart})",
     ]
     if rng.random() < 0.5:
         return f"{action.name}({kind}={about})", "", done
@@ -93,7 +94,7 @@ def _signatures(rng: random.Random, action: Action, used: Action, given: str, er
     that is `given`, lacks one or does not. Two to four of them take a number; one of them at least must have it, and one at least need
     not, whatever the error; a number that is given is taken by one of the first two, and not by the other."""
     known, lacks = used if error == "unknown tool" else action, error == "missing argument"
-    taking = [known, *sample(rng, [a for a in _LATER_BUT[action.name] if a is not used], 1 + int(rng.random() * 3))]
+    taking = [known, *sample(rng, _LATER_BUT_TWO[action.name, used.name], 1 + int(rng.random() * 3))]
     numbers = [pick(rng, _NUMBERS) for _ in taking]
     needed = [True, False, *(rng.random() < 0.5 for _ in taking[2:])]
     shuffle(rng, needed)
@@ -174,7 +175,7 @@ def _distraction(rng: random.Random, role: str) -> str:
 
 def _before(action: Action, thing: str | int) -> str:
     """The call that must come before the action on a thing."""
-    return str(Call(action.after, {action.needs[0]: thing}))
+    return f"{action.after}({action.needs[0]}={thing})"
 
 
 def _fitting(rng: random.Random, actions: Sequence[Action], fits: Fits, *, beyond: str = "") -> tuple[Action, Call, str]:
