@@ -15,8 +15,9 @@ from metier import progress
 from metier.errors import UserError
 from metier.model import Base
 from metier.study import plan as plans
+from metier.study.door import fitting, too_long
 from metier.study.execute import BaseSpec
-from metier.study.plan import Plan, chosen_methods, fitting, make_plan, too_long
+from metier.study.plan import Plan, chosen_methods, make_plan
 from metier.study.trial import run_trial
 from metier.task import Example, Task
 from metier.task.general import continuation
@@ -126,6 +127,28 @@ def test_truncate_goes_on_and_says_how_many(caplog: pytest.LogCaptureFixture, tm
     plan = plan_of(base, (longer("test", 300),), methods=["zero-shot", "few-shot"])
     assert "task colours: 1 of its texts are longer than the 256 tokens that" in caplog.text
     assert [run_trial(j, base, tmp_path)["status"] for j in plan.jobs] == ["done", "done"]
+
+
+def test_answers_that_leave_no_room_for_the_prompt_are_left_out_of_what_is_learnt(tmp_path: Path) -> None:
+    base, task = dataclasses.replace(tiny_causal(), truncate=True), tiny_task("generate")
+    examples = {s: list(task.split(s)) for s in ("train", "dev", "test")}
+    for rows in examples.values():
+        rows[1] = dataclasses.replace(rows[1], target="hat " * 300)  # of test only what the base writes must fit
+    task = dataclasses.replace(task, **{s: tuple(rows) for s, rows in examples.items()})
+    with pytest.raises(UserError, match=f"example {examples['train'][1].id}: prompt of .* exceed the 256"):
+        plan_of(tiny_causal(), (task,))
+    plan = plan_of(base, (task,), methods=["zero-shot", "lora", "prompt-tuning"])
+    (kept,) = plan.tasks
+    assert kept.train == tuple(e for i, e in enumerate(task.train) if i != 1) and kept.dev == tuple(
+        e for i, e in enumerate(task.dev) if i != 1
+    )
+    assert kept.test == task.test
+    (warning,) = plan.facts()["tasks"][0]["warnings"]
+    assert warning.startswith("2 examples of train and dev are left out: their answers take more than half of the 256 tokens that ")
+    cards = [run_trial(job, base, tmp_path) for job in plan.jobs]
+    assert [card["status"] for card in cards] == ["done"] * 3, [card["error"] for card in cards]
+    with pytest.raises(UserError, match="max_new_tokens is 256, which leaves no room for a prompt in the 256 tokens"):
+        plan_of(base, (dataclasses.replace(task, max_new_tokens=256),))
 
 
 def test_pictures_that_a_base_of_words_does_not_see_are_named(caplog: pytest.LogCaptureFixture) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -78,8 +79,9 @@ def _tune(
     from metier.method import find
     from metier.model import Specialist
     from metier.study import adapt
+    from metier.study.door import fitting
     from metier.study.job import Job, inapplicable
-    from metier.study.plan import fitting, training_seconds
+    from metier.study.plan import training_seconds
     from metier.study.trial import reload_gap
     from metier.task.score import SCORERS
     from metier.train.precision import probe
@@ -87,7 +89,8 @@ def _tune(
     job = Job(method, task.sealed(), run.seed, run.budget, run.precision, settings)
     if reason := inapplicable(job, base):
         raise UserError(reason)
-    fitting(base, task)
+    task = fitting(base, task)
+    job = replace(job, task=task.sealed())
     training, seconds = [p for p in job.parts if find(p).about.trains], None
     if training:
         fastest, each = probe(Specialist(base), job.task)

@@ -18,8 +18,9 @@ from metier.errors import UserError, nearest
 from metier.method import find
 from metier.model import Base, Specialist, load_base
 from metier.study import execute
+from metier.study.door import too_long
 from metier.study.job import Job, inapplicable
-from metier.study.plan import Plan, chosen_methods, make_plan, too_long
+from metier.study.plan import Plan, chosen_methods, make_plan
 from metier.study.report_data import dev_score, write_report
 from metier.study.report_html import write_html
 from metier.study.report_read import read_json

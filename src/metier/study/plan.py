@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import logging
 import os
 import platform
 import shlex
@@ -14,17 +13,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from metier.errors import UserError, nearest
 from metier.method import find
 from metier.model import Base, Specialist
+from metier.study.door import check_names, fitting, seen
 from metier.study.job import Job, candidates, inapplicable, versions
 from metier.study.search import DEV_LIMIT
 from metier.study.trial import GAP_EXAMPLES
-from metier.task import Example, Task
-from metier.task.task import SPLITS
+from metier.task import Task
 from metier.train import Budget
 from metier.train.loop import DEV_CHOOSE, DEV_GENERATE, LOOKS
 from metier.train.precision import probe
@@ -37,9 +35,6 @@ REFERENCE = "zero-shot"
 LEAST_BUDGET, EPOCHS = 2000, 3
 OVERHEAD, SAVING = 0.3, 2e-8  # seconds of a trial that are no model's, and per parameter
 CHARACTERS_PER_TOKEN = 4.0
-LEARNT = ("train", "dev")
-SPARE = 16  # tokens that special tokens and the ends of texts may add to their bytes
-log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +67,7 @@ class Plan:
             {
                 "name": t.name, "kind": t.kind, "metric": t.metric, "n_train": len(t.train), "n_dev": len(t.dev), "n_test": len(t.test),
                 "n_ood": len(t.ood), "documents": len(t.documents), "source": t.source, "digest": t.digest(),
-                "warnings": [*t.options.get("warnings", ()), *unseen(self.base, t)],
+                "warnings": list(t.options.get("warnings", ())),
             }
             for t in self.tasks
         ]  # fmt: skip
@@ -94,14 +89,13 @@ def make_plan(
     chosen, fixed = chosen_methods(methods, settings)
     if methods is None and all(t.kind != "rank" for t in tasks):
         chosen = [m for m in chosen if find(m.partition("+")[0]).about.kinds != ("rank",)]
-    _named(tasks, retain)
+    check_names(tasks, retain)
     for task in tasks:
         if not len(task.test):
             raise UserError(f"task {task.name}: it has no test examples, so nothing could be measured. Give a test split.")
-    for task in {t.name: t for t in (*tasks, *retain)}.values():
-        fitting(base, task)
-        for text in unseen(base, task):
-            log.warning("task %s: %s", task.name, text)
+    tasks = [seen(base, fitting(base, task)) for task in tasks]
+    for task in {t.name: t for t in retain if t.name not in {t.name for t in tasks}}.values():
+        seen(base, fitting(base, task))
     budget = budget or Budget(max(LEAST_BUDGET, EPOCHS * max(len(t.train) for t in tasks)))
     trained = next(
         (t for t in tasks if len(t.train) and t.kind != "rank" and not (base.family == "encoder" and t.kind == "generate")), None
@@ -135,91 +129,6 @@ def chosen_methods(methods: Sequence[str] | None, settings: Mapping[str, Mapping
             f"settings are given for {strangers[0]!r}, which is not among the methods {', '.join(chosen)}.{nearest(strangers[0], used)}"
         )
     return [REFERENCE, *(m for m in chosen if m != REFERENCE)], fixed
-
-
-def _named(tasks: Sequence[Task], retain: Sequence[Task]) -> None:
-    """Every task has a name of its own that can be a file's name."""
-    for group in (tasks, retain):
-        names = [t.name for t in group]
-        if doubled := sorted({n for n in names if names.count(n) > 1}):
-            raise UserError(f"two tasks are named {doubled[0]!r}. Give each a name of its own (name: in a task file).")
-    sources = {t.name: t.source for t in tasks}
-    for task in retain:
-        if sources.get(task.name, task.source) != task.source:
-            raise UserError(f"a task and a retained one are both named {task.name!r}. Give each a name of its own (name: in a task file).")
-    for task in (*tasks, *retain):
-        if not task.name.strip() or task.name.startswith(".") or set(task.name) & set("/\\\0"):
-            raise UserError(f"task {task.name!r}: the name cannot be a file's name. Give it another (name: in a task file).")
-
-
-def fitting(base: Base, task: Task) -> None:
-    """Every prompt of the task, with its answer, fits in what the base reads. Raises UserError naming the first that does not.
-
-    With `truncate`, what will be cut is said instead.
-    """
-    long = too_long(base, task)
-    if not long:
-        return
-    if base.truncate:
-        log.warning(
-            "task %s: %d of its texts are longer than the %d tokens that %s reads; they are cut.",
-            task.name,
-            len(long),
-            base.max_length,
-            base.name,
-        )
-        return
-    example, (read, room) = next(iter(long.items()))
-    what = f"prompt of {read} tokens and answer of up to {room} exceed" if room else f"its {read} tokens exceed"
-    more = f"; so do {len(long) - 1} more" if len(long) > 1 else ""
-    raise UserError(
-        f"task {task.name}, example {example}: {what} the {base.max_length} that {base.name} reads{more}. "
-        "Shorten the texts or the template, take another base, or cut them with --truncate (truncate=True)."
-    )
-
-
-def unseen(base: Base, task: Task) -> list[str]:
-    """What is to be said where the task's examples hold pictures or sounds: a base of words reads the prompt only."""
-    first = next(iter(task.test)).fields if len(task.test) else {}
-    fields = sorted(name for name, value in first.items() if isinstance(value, np.ndarray))
-    return [f"{base.name} reads text; of the field {', '.join(fields)} it sees nothing but what the prompt says."] if fields else []
-
-
-def too_long(base: Base, task: Task) -> dict[str, tuple[int, int]]:
-    """{example: (tokens of its prompt, of its longest answer)} of those that the base cannot read at once.
-
-    Only prompts with as many bytes as the base reads tokens are encoded.
-    """
-    if base.family == "encoder" and task.kind == "generate":
-        return {}  # not tried
-    count = _encoder_tokens if base.family == "encoder" else _prompt_tokens
-    found = {}
-    for split in SPLITS:
-        for example in task.split(split):
-            read, room = count(base, task, example, split in LEARNT)
-            if read + room > base.max_length:
-                found[example.id] = (read, room)
-    return found
-
-
-def _encoder_tokens(base: Base, task: Task, example: Example, learnt: bool) -> tuple[int, int]:
-    text = Specialist(base).text(task, example)
-    parts = (text,) if isinstance(text, str) else text
-    if sum(len(t.encode()) for t in parts) + SPARE <= base.max_length:
-        return 0, 0
-    return len(base.tokenizer(*parts, verbose=False)["input_ids"]), 0
-
-
-def _prompt_tokens(base: Base, task: Task, example: Example, learnt: bool) -> tuple[int, int]:
-    prompt = task.prompt(example)
-    answers = task.choices_of(example) if task.kind == "choose" else (example.answer,) if learnt else ()
-    written = task.max_new_tokens if task.kind == "generate" else 0
-    most = max(written, max((len(a.encode()) for a in answers), default=0) + SPARE)
-    if not base.chat and len(prompt.text().encode()) + SPARE + most <= base.max_length:
-        return 0, 0
-    shown, ids = base.encode_prompt(prompt)
-    room = max((len(base.encode_answer(shown, a, separator=prompt.separator, end=learnt)) for a in answers), default=0)
-    return len(ids), max(room, written)
 
 
 def _estimate(base: Base, jobs: Sequence[Job], train_each: float) -> Estimate:
