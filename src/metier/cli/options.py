@@ -23,7 +23,13 @@ Dtype = Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float1
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, mps.")]
 Ray = Annotated[str | None, typer.Option("--ray", help="Address of a Ray cluster, 'auto', or 'local'.")]
 Chat = Annotated[bool | None, typer.Option("--chat/--no-chat", help="Whether prompts go through the tokenizer's chat template.")]
-Truncate = Annotated[bool, typer.Option("--truncate", help="Cut prompts that are too long from the left instead of refusing them.")]
+Truncate = Annotated[
+    bool,
+    typer.Option(
+        "--truncate",
+        help="Cut prompts that are too long from the left, and do not learn answers that leave no room for one, instead of refusing them.",
+    ),
+]
 
 Precision = Annotated[str | None, typer.Option("--precision", help="Of training: float32 or bf16. Default: the faster one here.")]
 
