@@ -26,6 +26,7 @@ import metier
 from metier.task import Task
 
 SHARED = Path(os.environ.get("METIER_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+STORED = RESULTS / "real_tasks.json"
 TEST = 300
 
 
@@ -99,15 +100,17 @@ def main() -> None:
                 retain=part.retain,
             )
             print(f"{part.name}: {time.time() - started:.0f} s", flush=True)
-        collect(Path(a.work))
+    collect(Path(a.work))
 
 
 def collect(work: Path) -> None:
-    """Write the results of all finished parts."""
-    rows = []
+    """Write the results of all finished parts, and keep those of parts that were measured elsewhere."""
+    rows, kept = [], json.loads(STORED.read_text()) if STORED.exists() else {"rows": []}
+    machine = {key: kept[key] for key in ("machine", "versions") if key in kept}
     for part in PARTS:
         file = work / part.name / "report.json"
         if not file.exists():
+            rows += [row for row in kept["rows"] if row["part"] == part.name]
             continue
         report = json.loads(file.read_text())
         for task in report["tasks"]:
@@ -119,6 +122,7 @@ def collect(work: Path) -> None:
                 "metric": task["metric"],
                 "n_test": task["n_test"],
                 "published": part.published,
+                "measured": report["created"],
             }
             for row in task["methods"]:
                 if row["score"] is None:
@@ -134,7 +138,7 @@ def collect(work: Path) -> None:
         machine = {"machine": report["machine"], "versions": report["versions"]}
     if rows:
         RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "real_tasks.json").write_text(json.dumps({"rows": rows, **machine}, indent=1) + "\n", encoding="utf-8")
+        STORED.write_text(json.dumps({"rows": rows, **machine}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
