@@ -99,23 +99,19 @@ def _tune(
             f"{method} on {task.name}: training in {run.precision}, about {progress.spoken(seconds)}, memory about {_memory(job, base):.1f} GB"
         )
     place = out.absolute().parent / f".{out.absolute().name}.work"
-    named = json.dumps(
-        [
-            method,
-            settings,
-            str(run.budget),
-            run.seed,
-            run.precision,
-            run.accumulate,
-            task.digest(),
-            base.fingerprint,
-            base.chat,
-            base.truncate,
-        ],
-        sort_keys=True,
-        default=str,
-    )
-    run.workdir = place / hashlib.sha256(named.encode()).hexdigest()[:16]
+    key = [
+        method,
+        settings,
+        str(run.budget),
+        run.seed,
+        run.precision,
+        run.accumulate,
+        task.digest(),
+        base.fingerprint,
+        base.chat,
+        base.truncate,
+    ]
+    run.workdir = place / hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:16]
     try:
         with progress.bar(f"{method} on {task.name}", max(1, len(training)), expected=seconds) as advance:
             run.tell = _told(advance)

@@ -59,8 +59,9 @@ def fitting(base: Base, task: Task) -> Task:
     reads = f"the {base.max_length} tokens that {base.name} reads"
     if cut := len(long) - len(out):
         task = _warned(task, f"{cut} of its texts are longer than {reads}; they are cut.")
-    if out:
-        task = _warned(task, f"{len(out)} examples of train and dev are left out: their answers take more than half of {reads}.")
+    if not out:
+        return task
+    task = _warned(task, f"{len(out)} examples of train and dev are left out: their answers take more than half of {reads}.")
     kept = {s: tuple(e for e in task.split(s) if e.id not in out) for s in LEARNT}
     return replace(task, train=kept["train"], dev=kept["dev"])
 

@@ -229,8 +229,8 @@ class _Loop:
         self.run.curve.append({"step": self.step, "steps": planned, "loss": loss, "dev_score": None, "dev_loss": None, **seen})
         if math.isnan(value):
             raise Diverged(f"training: the dev value is not a number at step {self.step}. Lower the learning rate.")
-        likelier = seen.get("dev_loss", math.inf) < self.least
-        self.least = min(self.least, seen.get("dev_loss", math.inf))
+        lost = seen.get("dev_loss", math.inf)
+        likelier, self.least = lost < self.least, min(lost, self.least)
         if value <= self.best.dev:
             return likelier
         copies = [p.detach().clone() for p in self.what.parameters.values()] if self.keep_best else []
