@@ -12,7 +12,7 @@ from metier.cli import options
 from metier.errors import UserError
 
 if TYPE_CHECKING:
-    from metier.delta import Checkpoint, Delta
+    from metier.delta import Checkpoint
     from metier.merge._work import Done, How
 
 HELP = "Changes of weights: diff, fold, unfold, show, convert, compress, add, compare."
@@ -20,15 +20,10 @@ Change = Annotated[str, typer.Argument(help="A change: a saved delta, a PEFT ada
 Base = Annotated[str, typer.Argument(help="The base: a folder in Hugging Face form, a safetensors file, or an embedded base.")]
 OfBase = Annotated[str | None, typer.Option("--base", "-b", help="The base of the change; a saved delta remembers it.")]
 Out = Annotated[str, typer.Option("--out", "-o", help="Where the result is written.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace what is in OUT.")]
-Verify = Annotated[
-    bool, typer.Option("--verify/--no-verify", help="Load the result again and compare what it says with what it should say.")
-]
 Rank = Annotated[int | None, typer.Option("--rank", help="Rank of every matrix's change.", min=1)]
 Energy = Annotated[
     float | None, typer.Option("--energy", help="Instead of a rank: the lowest that keeps this fraction of the squared norm.")
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be read, written and taken, and stop.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -45,8 +40,8 @@ def _taking(verbs: typer.Typer) -> None:
         base: Base,
         tuned: Annotated[str, typer.Argument(help="The tuned model: a full checkpoint, a PEFT adapter or a specialist.")],
         out: Out = "delta",
-        force: Force = False,
-        verify: Verify = True,
+        force: options.Force = False,
+        verify: options.Verify = True,
         as_json: options.AsJson = False,
     ) -> None:
         """Store how TUNED differs from BASE. Tensors that do not differ are left out; two equal models are an error."""
@@ -58,8 +53,8 @@ def _taking(verbs: typer.Typer) -> None:
 
 def _folding(verbs: typer.Typer) -> None:
     def fold(
-        base: Base, delta: Change, out: Out = "folded", force: Force = False, verify: Verify = True, ray: options.Ray = None,
-        dry_run: DryRun = False, as_json: options.AsJson = False,
+        base: Base, delta: Change, out: Out = "folded", force: options.Force = False, verify: options.Verify = True, ray: options.Ray = None,
+        dry_run: options.DryRun = False, as_json: options.AsJson = False,
     ) -> None:  # fmt: skip
         """Write BASE + DELTA as a checkpoint that any tool loads: weights, configuration and tokenizer."""
         from metier.merge import _work
@@ -79,8 +74,8 @@ def _folding(verbs: typer.Typer) -> None:
         delta: Change,
         out: Out = "unfolded",
         base: OfBase = None,
-        force: Force = False,
-        verify: Verify = True,
+        force: options.Force = False,
+        verify: options.Verify = True,
         as_json: options.AsJson = False,
     ) -> None:
         """Take DELTA out of CHECKPOINT again and write what is left; says whether that is the base, bit for bit."""
@@ -120,11 +115,11 @@ def _showing(verbs: typer.Typer) -> None:
         as_json: options.AsJson = False,
     ) -> None:
         """Cosine between changes, and the fraction of the entries both change that have the same sign."""
-        from metier.merge import _show
+        from metier.merge import _show, _work
 
         if len(deltas) < 2:
             raise UserError("overlap: name two changes or more.")
-        found = _show.overlap(_several(deltas, base)[0])
+        found = _show.overlap(_work.open_changes(deltas, base)[0])
         if as_json:
             typer.echo(json.dumps({"deltas": deltas} | found))
             return
@@ -137,8 +132,8 @@ def _showing(verbs: typer.Typer) -> None:
 def _converting(verbs: typer.Typer) -> None:
     @verbs.command("to-lora")
     def to_lora(
-        delta: Change, rank: Rank = None, energy: Energy = None, out: Out = "lora", base: OfBase = None, force: Force = False,
-        verify: Verify = True, as_json: options.AsJson = False,
+        delta: Change, rank: Rank = None, energy: Energy = None, out: Out = "lora", base: OfBase = None, force: options.Force = False,
+        verify: options.Verify = True, as_json: options.AsJson = False,
     ) -> None:  # fmt: skip
         """Every matrix's change as two factors: of a rank, or of the lowest rank that keeps a share of its energy."""
         from metier.merge._convert import to_lora as convert
@@ -149,7 +144,7 @@ def _converting(verbs: typer.Typer) -> None:
 
     @verbs.command("to-peft")
     def to_peft(
-        delta: Change, out: Out = "adapter", base: OfBase = None, force: Force = False, verify: Verify = True,
+        delta: Change, out: Out = "adapter", base: OfBase = None, force: options.Force = False, verify: options.Verify = True,
         as_json: options.AsJson = False,
     ) -> None:  # fmt: skip
         """Write a low-rank DELTA as a LoRA adapter that peft loads."""
@@ -174,8 +169,8 @@ def _compressing(verbs: typer.Typer) -> None:
         energy: Energy = None,
         out: Out = "compressed",
         base: OfBase = None,
-        force: Force = False,
-        verify: Verify = True,
+        force: options.Force = False,
+        verify: options.Verify = True,
         as_json: options.AsJson = False,
     ) -> None:
         """Store DELTA in fewer bytes; says how many, how much of the change is kept, and what the model then says."""
@@ -201,8 +196,8 @@ def _adding(verbs: typer.Typer) -> None:
         coef: Annotated[str | None, typer.Option("--coef", help="A factor for each, comma-separated; 1 unless given.")] = None,
         out: Out = "sum",
         base: OfBase = None,
-        force: Force = False,
-        verify: Verify = True,
+        force: options.Force = False,
+        verify: options.Verify = True,
         as_json: options.AsJson = False,
     ) -> None:
         """Add changes up, each times its factor; low-rank changes stay low-rank."""
@@ -214,7 +209,7 @@ def _adding(verbs: typer.Typer) -> None:
             coefs = weights(convert(coef, tuple[float, ...]) if coef else None, len(deltas))
         except ValueError as error:
             raise UserError(f"--coef: {error}") from error
-        found, on = _several(deltas, base)
+        found, on = _work.open_changes(deltas, base)
         parts = [c * d for c, d in zip(coefs, found, strict=True)]
         total = parts[0]
         for part in parts[1:]:
@@ -227,8 +222,8 @@ def _adding(verbs: typer.Typer) -> None:
         factor: Annotated[float, typer.Argument(help="The factor; negative takes a skill away.")],
         out: Out = "scaled",
         base: OfBase = None,
-        force: Force = False,
-        verify: Verify = True,
+        force: options.Force = False,
+        verify: options.Verify = True,
         as_json: options.AsJson = False,
     ) -> None:
         """Multiply a change."""
@@ -245,16 +240,6 @@ def _how(force: bool, verify: bool, ray: str | None = None) -> How:
     from metier.merge._work import How
 
     return How(force, verify, ray=ray)
-
-
-def _several(places: list[str], base: str | None) -> tuple[list[Delta], Checkpoint | None]:
-    """Changes of one base, and that base: the one named, or the first that one of them remembers."""
-    from metier.delta.combine import same_base
-    from metier.merge import _work
-
-    found = [_work.open_change(p, base) for p in places]
-    same_base([d for d, _ in found])
-    return [d for d, _ in found], next((b for _, b in found if b is not None), None)
 
 
 def _compressed(delta: str, base: str | None, out: Path, how: How, as_json: bool, compress: Any) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from metier.cli import options
-from metier.cli.delta import DryRun, Force, Verify, say_done, say_plan
+from metier.cli.delta import say_done, say_plan
 from metier.errors import UserError, nearest
 from metier.method import Method, catalogue, find
 
@@ -37,12 +37,12 @@ def merge(
     lines: Annotated[float | None, typer.Option("--lines", help="LiNeS afterwards: factor of the first layer, 1 in the last.")] = None,
     out: Annotated[str, typer.Option("--out", "-o", help="Where the result is written.")] = "merged",
     delta: Annotated[bool, typer.Option("--delta", help="Write the merged change instead of a checkpoint.")] = False,
-    force: Force = False,
-    verify: Verify = True,
+    force: options.Force = False,
+    verify: options.Verify = True,
     workers: Annotated[int, typer.Option("--workers", help="Threads; with --ray each shard has one.", min=1)] = 2,
     ray: options.Ray = None,
     device: Annotated[str, typer.Option("--device", help="Where slices are merged: cpu, cuda.")] = "cpu",
-    dry_run: DryRun = False,
+    dry_run: options.DryRun = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Merge MODELs that were made from one base into one, by METHOD, in memory that does not grow with the models.

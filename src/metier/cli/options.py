@@ -36,6 +36,11 @@ Precision = Annotated[str | None, typer.Option("--precision", help="Of training:
 Accumulate = Annotated[
     int, typer.Option("--accumulate", min=1, help="Split each training step's examples into so many parts: the same result in less memory.")
 ]
+Force = Annotated[bool, typer.Option("--force", help="Replace what is in OUT.")]
+Verify = Annotated[
+    bool, typer.Option("--verify/--no-verify", help="Load the result again and compare what it says with what it should say.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be read, written and taken, and stop.")]
 
 
 def load(base: str, family: str | None, dtype: str, device: str, chat: bool | None, truncate: bool) -> Any:

@@ -4,9 +4,10 @@ from metier.delta.checkpoint import Checkpoint
 from metier.delta.combine import merged
 from metier.delta.delta import Delta, Lazy, added
 from metier.delta.difference import diff, full
-from metier.delta.entry import Between, Dense, Entry, LowRank, New, Packed, Ref, Seen, Sparse
+from metier.delta.entry import Entry, Seen
 from metier.delta.execute import run
 from metier.delta.file import load, pack, save, unpack
+from metier.delta.kinds import Between, Dense, LowRank, New, Packed, Ref, Sparse
 from metier.delta.transform import At, Merge, Transform, chain, elementwise, identity, masked, partition, per_tensor, transformed
 
 __all__ = [

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from metier import check
 from metier.delta.delta import Delta, Lazy
-from metier.delta.entry import SLICE, Dense, Entry, New, Seen, grain_of, opened
+from metier.delta.entry import SLICE, Entry, Seen, grain_of, opened
+from metier.delta.kinds import Dense, New
 from metier.delta.scratch import stacked
 from metier.delta.transform import At, Formed, Merge, Transform, in_rows, in_slices, seen
 from metier.errors import BaseMismatch, KeyMismatch, ShapeMismatch, UserError

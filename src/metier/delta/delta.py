@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from metier.delta import native
-from metier.delta.entry import Between, Dense, Entry, LowRank, New, Seen, Sparse, grain_of, opened, tensors_of
+from metier.delta.entry import Entry, Seen, grain_of, opened, tensors_of
+from metier.delta.kinds import Between, Dense, LowRank, New, Sparse
 from metier.errors import BaseMismatch, KeyMismatch, ShapeMismatch
 
 T = TypeVar("T", Entry, Tensor)

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from metier.delta.checkpoint import OUTPUT, Checkpoint
 from metier.delta.delta import Delta, Lazy
-from metier.delta.entry import Between, Dense, Entry, New
+from metier.delta.entry import Entry
+from metier.delta.kinds import Between, Dense, New
 from metier.errors import KeyMismatch, ShapeMismatch, UserError
 
 

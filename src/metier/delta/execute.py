@@ -29,7 +29,8 @@ from metier.delta import native
 from metier.delta.checkpoint import Checkpoint
 from metier.delta.combine import merged, weights
 from metier.delta.delta import Delta, added
-from metier.delta.entry import SLICE, Between, Entry, New, grain_of, opened
+from metier.delta.entry import SLICE, Entry, grain_of, opened
+from metier.delta.kinds import Between, New
 from metier.delta.pool import Pool
 from metier.delta.scratch import place, scratch
 from metier.delta.stored import Facts, Stored

@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 
 from metier.delta.delta import Delta, Lazy
-from metier.delta.entry import SLICE, Between, Dense, Entry, LowRank, New, Packed, Ref, Seen, Sparse, tensors_of
+from metier.delta.entry import SLICE, Entry, Seen, tensors_of
 from metier.delta.header import DATA, FORMAT, HEADER, KINDS, NUMBERS, PARTS, check_header, check_parts
+from metier.delta.kinds import Between, Dense, LowRank, New, Packed, Ref, Sparse
 from metier.delta.stored import Stored, layout, parsed, raw
 from metier.delta.write import ShardWriter, explained, put_back, renamed
 from metier.errors import UserError

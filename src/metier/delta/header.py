@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from metier.delta.entry import Between, Dense, LowRank, New, Packed, Ref, Seen, Sparse
+from metier.delta.entry import Seen
+from metier.delta.kinds import Between, Dense, LowRank, New, Packed, Ref, Sparse
 from metier.delta.stored import Stored
 from metier.errors import UserError
 

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metier.delta import native
-from metier.delta.entry import SLICE, Between, Entry, Seen, opened
+from metier.delta.entry import SLICE, Entry, Seen, opened
+from metier.delta.kinds import Between
 from metier.delta.scratch import scratch
 from metier.errors import UserError
 

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from metier.delta.delta import Delta, Lazy
-from metier.delta.entry import SLICE, Entry, New, PartOf, Seen, filled, grain_of, opened
+from metier.delta.entry import SLICE, Entry, PartOf, Seen, filled, grain_of, opened
+from metier.delta.kinds import New
 from metier.errors import UserError
 
 

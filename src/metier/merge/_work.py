@@ -12,6 +12,7 @@ from typing import Any
 
 from metier import __version__, cluster, progress
 from metier.delta import Checkpoint, Delta, Entry, New, load, merged, run, save
+from metier.delta.combine import same_base
 from metier.delta.entry import grain_of
 from metier.delta.entry import opened as opened_entry
 from metier.delta.execute import apply, device_of, fits
@@ -95,6 +96,13 @@ def open_change(place: str | Path, base: str | None) -> tuple[Delta, Checkpoint 
         raise UserError(f"{place}: which base does it change? Say --base.")
     found = open_base(base)
     return opened(place, found), found
+
+
+def open_changes(places: Sequence[str], base: str | None) -> tuple[list[Delta], Checkpoint | None]:
+    """Changes of one base, and that base: the one named, or the first that one of them remembers."""
+    found = [open_change(p, base) for p in places]
+    same_base([d for d, _ in found])
+    return [d for d, _ in found], next((b for _, b in found if b is not None), None)
 
 
 def change_alone(place: str | Path, base: str | None) -> Delta:

@@ -25,8 +25,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from metier.delta.entry import SLICE, Dense, Entry
+from metier.delta.entry import SLICE, Entry
 from metier.delta.held import roomy
+from metier.delta.kinds import Dense
 from metier.delta.select import smallest
 from metier.delta.transform import At, Merge, identity
 from metier.merge._needs import exactly, unweighted

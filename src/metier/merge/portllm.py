@@ -24,7 +24,8 @@ from torch import Tensor
 
 from metier import check
 from metier.delta import Delta, LowRank, New, Sparse
-from metier.delta.entry import Dense, Entry
+from metier.delta.entry import Entry
+from metier.delta.kinds import Dense
 from metier.errors import KeyMismatch, ShapeMismatch, UserError
 from metier.evaluate.measuring import measure
 from metier.merge._experts import Expert, opened_expert, weights_of_model

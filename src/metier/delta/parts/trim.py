@@ -10,7 +10,7 @@ from torch import Tensor
 
 from metier import check
 from metier.delta.delta import Delta
-from metier.delta.entry import New
+from metier.delta.kinds import New
 from metier.delta.scratch import scratch
 from metier.delta.select import Cut, count_of, cuts_at
 from metier.delta.transform import At, Transform, elementwise

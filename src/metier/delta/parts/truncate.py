@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from metier import check
-from metier.delta.entry import LowRank
+from metier.delta.kinds import LowRank
 from metier.delta.transform import Transform, per_tensor
 from metier.errors import UserError
 
