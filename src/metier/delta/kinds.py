@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
@@ -24,33 +24,7 @@ BLOCK = 1 << 17  # entries of a low-rank product that are formed at once; whole 
 
 
 @dataclass(frozen=True, slots=True)
-class Dense:
-    """A change for every entry. value: S, the shape of the base's tensor."""
-
-    value: Tensor
-
-    @property
-    def shape(self) -> torch.Size:
-        """Shape of the base's tensor."""
-        return self.value.shape
-
-    def dense(self) -> Tensor:
-        """The change in full, float32."""
-        return self.value.float()
-
-    def part(self, start: int, stop: int, out: Tensor | None = None) -> Tensor:
-        """Slice [start, stop) of the flat change, float32, in `out` where it is given."""
-        return floats(self.value.reshape(-1)[start:stop], out)
-
-    def scaled(self, c: float) -> Dense:
-        """c times the change."""
-        return Dense(self.value.float() * c)
-
-
-@dataclass(frozen=True, slots=True)
-class New:
-    """A tensor the base does not have; added to nothing, so its value is the tensor itself."""
-
+class _Whole:
     value: Tensor
 
     @property
@@ -59,16 +33,26 @@ class New:
         return self.value.shape
 
     def dense(self) -> Tensor:
-        """The tensor, float32."""
+        """All of it, float32."""
         return self.value.float()
 
     def part(self, start: int, stop: int, out: Tensor | None = None) -> Tensor:
-        """Slice [start, stop) of the flat tensor, float32, in `out` where it is given."""
+        """Slice [start, stop) of it, flat, float32, in `out` where it is given."""
         return floats(self.value.reshape(-1)[start:stop], out)
 
-    def scaled(self, c: float) -> New:
-        """c times the tensor."""
-        return New(self.value.float() * c)
+    def scaled(self, c: float) -> Self:
+        """c times it."""
+        return type(self)(self.value.float() * c)
+
+
+@dataclass(frozen=True, slots=True)
+class Dense(_Whole):
+    """A change for every entry. value: S, the shape of the base's tensor."""
+
+
+@dataclass(frozen=True, slots=True)
+class New(_Whole):
+    """A tensor the base does not have; added to nothing, so its value is the tensor itself."""
 
 
 @dataclass(frozen=True, slots=True)
