@@ -162,6 +162,21 @@ def test_nothing_beats_the_base(out: Path, tmp_path: Path) -> None:
     assert advice["method"] == "zero-shot"
 
 
+def test_better_than_the_base_alone_but_not_as_one_of_several(report: dict[str, Any]) -> None:
+    copy = json.loads(json.dumps(report))
+    task = copy["tasks"][0]
+    task["best"] = "full"
+    for row in task["methods"]:
+        row["to_best"] = None if row["method"] == "full" else {"value": -0.6, "low": -0.9, "high": -0.4, "p": 0.02}
+        if row["difference"]:
+            row["difference"] |= {"value": 0.6 if row["method"] == "full" else 0.0, "low": 0.4, "high": 0.9, "p_holm": 0.062}
+    choice = recommend(copy)["tasks"][0]
+    assert choice["method"] == "full"
+    assert "each other method, compared with it alone, is significantly below it" in choice["reason"]
+    assert "As one of 6 methods compared with the plain base, full is not sure to beat it: +60.0 points [+40.0, +90.0]" in choice["reason"]
+    assert "Nothing beats" not in choice["reason"]
+
+
 def test_loud_about_forgetting(report: dict[str, Any]) -> None:
     copy = json.loads(json.dumps(report))
     for task in copy["tasks"]:

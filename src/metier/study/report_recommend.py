@@ -94,7 +94,7 @@ def _said(row: dict[str, Any], best: dict[str, Any], level: list[dict[str, Any]]
     name, top = row["method"], best["method"]
     scored = f"{name} scores {percent(row['score']['value'])} % {bounds(row['score'])}"
     if row is best and len(level) == 1:
-        return f"{scored}: the highest, and every other method is significantly below it."
+        return f"{scored}: the highest; each other method, compared with it alone, is significantly below it."
     if row is best:
         others = many(len(level) - 1, "other method")
         return f"{scored}, the highest measured. {others} cannot be told apart from it; of these {name} {_why(row, level, kept, by_loss)}."
@@ -148,10 +148,10 @@ def _against_base(task: dict[str, Any], row: dict[str, Any], best: dict[str, Any
         return "Nothing but the plain base was measured."
     top = max(others, key=lambda r: r["difference"]["value"])
     gain = top["difference"]
-    told = (
-        f"Nothing beats the plain base for sure: the most is {top['method']} with {signed(gain['value'])} points {bounds(gain, sign=True)},"
-    )
-    return f"{told} p {_equals(gain['p_holm'])} after Holm's correction.{_needed(gain)}"
+    size = f"{signed(gain['value'])} points {bounds(gain, sign=True)}, p {_equals(gain['p_holm'])} after Holm's correction"
+    if any(_below(r) for r in task["methods"] if r["method"] == task["reference"]):
+        return f"As one of {many(len(others), 'method')} compared with the plain base, {top['method']} is not sure to beat it: {size}."
+    return f"Nothing beats the plain base for sure: the most is {top['method']} with {size}.{_needed(gain)}"
 
 
 def _needed(gain: dict[str, Any]) -> str:
