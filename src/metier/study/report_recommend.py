@@ -142,16 +142,19 @@ def _against_base(task: dict[str, Any], row: dict[str, Any], best: dict[str, Any
         words = {"better": "It beats the plain base", "unclear": "Against the plain base it is not settled"}.get(
             mark(row), "It is below the plain base"
         )
-        return f"{words}: {signed(gain['value'])} points {bounds(gain, sign=True)}, p {_equals(gain['p_holm'])} after Holm's correction."
+        return f"{words}: {_gained(gain)}."
     others = [r for r in task["methods"] if r["difference"]]
     if not others:
         return "Nothing but the plain base was measured."
     top = max(others, key=lambda r: r["difference"]["value"])
     gain = top["difference"]
-    size = f"{signed(gain['value'])} points {bounds(gain, sign=True)}, p {_equals(gain['p_holm'])} after Holm's correction"
     if any(_below(r) for r in task["methods"] if r["method"] == task["reference"]):
-        return f"As one of {many(len(others), 'method')} compared with the plain base, {top['method']} is not sure to beat it: {size}."
-    return f"Nothing beats the plain base for sure: the most is {top['method']} with {size}.{_needed(gain)}"
+        return f"As one of {many(len(others), 'method')} compared with the plain base, {top['method']} is not sure to beat it: {_gained(gain)}."
+    return f"Nothing beats the plain base for sure: the most is {top['method']} with {_gained(gain)}.{_needed(gain)}"
+
+
+def _gained(gain: dict[str, Any]) -> str:
+    return f"{signed(gain['value'])} points {bounds(gain, sign=True)}, p {_equals(gain['p_holm'])} after Holm's correction"
 
 
 def _needed(gain: dict[str, Any]) -> str:
