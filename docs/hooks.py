@@ -272,15 +272,23 @@ def _benchmarks() -> str:
     lines = [
         "# Benchmarks",
         "",
-        "Made from `benchmarks/results/*.json`, which `make bench` writes; ratios are between arms of one run.",
+        "Made from `benchmarks/results/*.json`, which the commands below write; `make bench` runs those that need no more than minutes.",
+        "Ratios are between arms of one run.",
         "",
     ]
     results = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
     if not results:
         return "\n".join([*lines, "Not measured yet.", ""])
     for file in results:
-        lines += [f"## {_words(file.stem)}", "", *_show(_read(file)), ""]
+        lines += [f"## {_words(file.stem)}", "", *_measured_by(ROOT / "benchmarks" / f"{file.stem}.py"), *_show(_read(file)), ""]
     return "\n".join(lines)
+
+
+def _measured_by(script: Path) -> list[str]:
+    """What a benchmark measures and the commands it names in its docstring."""
+    doc = ast.get_docstring(ast.parse(script.read_text(encoding="utf-8"))) or ""
+    commands = [line.strip() for line in doc.split("\n") if line.strip().startswith("python benchmarks/")]
+    return [_cell(doc.split("\n")[0]), "", "```", *commands, "```", ""]
 
 
 def _show(data: Any) -> list[str]:
