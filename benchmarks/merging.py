@@ -13,6 +13,9 @@ only imports. The copy is the faster one of blocks of 64 KiB and of 4 MiB.
 
 Ours is a copy of the code, made when a measurement begins. FOLDER/measured.jsonl takes every measurement when it is made; a killed run
 goes on from there, and begins anew where the code has changed since. RESULTS is written after every round.
+
+A virtual machine gives memory that has been free for two seconds back to its host, and taking it again costs as much as half a merge: all
+arms, copies too, begin after REST, so that none lives on what the one before has just let go of.
 """
 
 from __future__ import annotations
@@ -43,6 +46,7 @@ PICTURE = REPOSITORY / "docs" / "img" / "merging.svg"
 HIDDEN, FFN, VOCAB, SHARD = 1536, 4096, 32_000, 450_000_000
 FILLED = 1 << 19  # bytes at the head of each tensor that are not zero in the checkpoints of --big, which are sparse files
 
+REST = 3.0  # seconds
 ABOVE = 100.0  # MB of anonymous pages above the interpreter that a merge may take beside three times the largest tensor
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -221,7 +225,7 @@ class Kept:
 
 def measured(words: list[str], environment: Mapping[str, str] = NOTHING) -> dict[str, float]:
     """Wall seconds, the merge's own, those of the processor, and bytes: the peak of anonymous pages, and what was read from the disk."""
-    os.sync()  # what an earlier run has left to be written does not slow this one
+    rest()
     begun, peak, before = time.perf_counter(), 0, resource.getrusage(resource.RUSAGE_CHILDREN)
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(words, stdout=out, stderr=errors, env={**os.environ, **environment})
@@ -236,6 +240,12 @@ def measured(words: list[str], environment: Mapping[str, str] = NOTHING) -> dict
     seconds = float(lines[-1]) if lines and lines[-1].replace(".", "").isdigit() else wall
     return {"wall": wall, "seconds": seconds, "cpu": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
             "anonymous": peak, "from_disk": (after.ru_inblock - before.ru_inblock) * 512}  # fmt: skip
+
+
+def rest() -> None:
+    """Until nothing of an earlier run is left to be written, and the memory it let go of is cold."""
+    os.sync()
+    time.sleep(REST)
 
 
 def anonymous(pid: int) -> int:
@@ -258,6 +268,7 @@ def copied(work: Path) -> float:
 def _copied(work: Path, size: int) -> float:
     shutil.rmtree(work / "out", ignore_errors=True)
     (work / "out").mkdir()
+    rest()
     begun = time.perf_counter()
     for file in sorted((work / "base").glob("*.safetensors")):
         with file.open("rb", buffering=0) as source, (work / "out" / file.name).open("wb", buffering=0) as target:

@@ -27,8 +27,8 @@ CLAIM = Claim(
     "examples) and index cards about known facts (200 and 200).",
     rule={"emulation minus the tuned small model": 0.0, "emulation minus the plain large model": 0.0},
     needs={"tuned small model minus the plain small model": 0.02},
-    limits="The paper tunes on instructions and judges open answers; here both tasks have right answers. The two bases are of 1 M and 0.3 M "
-    "parameters, pretrained on the same text.",
+    limits="The paper tunes on instructions and judges open answers; here both tasks have right answers. The two bases are small, the "
+    "larger one six times as large, pretrained on the same text.",
     bases=("metier-tiny", "metier-nano"),
     trials=10,
 )

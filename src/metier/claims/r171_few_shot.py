@@ -19,12 +19,13 @@ CLAIM = Claim(
     statement="A language model solves a task better when its prompt shows a few solved examples, and the more it shows, the better.",
     reported="TriviaQA with 175 B parameters: 64.3 % with no exemplar, 68.0 % with one, 71.2 % with a few",
     experiment="Reviews (400 test examples) and four tasks of grouping words under labels drawn at random (400 in all), with 0, 1, 4 and 8 exemplars "
-    "drawn at random, five draws.",
+    "drawn at random, eight draws.",
     rule={"8 exemplars minus none, reviews": 0.0, "8 exemplars minus none, groupings": 0.0, "8 exemplars minus 1, all": 0.0},
-    limits="The base is of 1 M parameters and was pretrained on text that holds blocks of solved items under other labels, without which so small "
-    "a model would learn nothing from exemplars. The paper's growth with the size of the model is left open.",
-    seeds=5,
+    limits="The base is small and was pretrained on text that holds blocks of solved items under other labels, without which so small a model "
+    "would learn nothing from exemplars. The paper's growth with the size of the model is left open.",
+    seeds=8,
     trials=20,
+    version=2,
 )
 
 SHOTS = (1, 4, 8)
