@@ -163,8 +163,10 @@ def tensor(seed: int, shape: tuple[int, ...], k: int) -> Any:
 
 def child(name: str, work: Path, experts: int) -> None:
     """One merge in this process; its seconds on stdout. The row 'nothing' only imports."""
+    from metier import progress
     from metier.delta import Checkpoint, diff, full, run
 
+    progress.for_terminal()  # as the command does
     if name == "nothing":
         return print(0.0)
     row, merge = ROWS[name], made(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
@@ -104,3 +105,9 @@ def test_our_warnings_are_heard_once_and_others_not(terminal: list[Any], capsys:
     assert terminal == []
     warn("metier.model.base", UserWarning)
     assert [str(w.message) for w in terminal] == ["heard"]
+
+
+def test_a_command_ends_without_looking_for_cycles_among_all_that_it_imported() -> None:
+    code = "import atexit, gc; from metier import progress; atexit.register(lambda: print(gc.get_freeze_count() > 0)); progress.for_terminal()"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout == "True\n"
