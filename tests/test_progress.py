@@ -108,6 +108,8 @@ def test_our_warnings_are_heard_once_and_others_not(terminal: list[Any], capsys:
 
 
 def test_a_command_ends_without_looking_for_cycles_among_all_that_it_imported() -> None:
-    code = "import atexit, gc; from metier import progress; atexit.register(lambda: print(gc.get_freeze_count() > 0)); progress.for_terminal()"
+    code = (
+        "import atexit, gc; from metier import progress; atexit.register(lambda: print(gc.get_freeze_count() > 0)); progress.for_terminal()"
+    )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ended.stdout == "True\n"
