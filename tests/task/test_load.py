@@ -97,6 +97,20 @@ def test_numbers_of_labels_give_the_order_of_choices(tmp_path: Path) -> None:
         load_task(write(tmp_path / "a.jsonl", rows), allow_leak=True)
 
 
+def test_columns_are_known_whatever_their_case(tmp_path: Path) -> None:
+    plain = load_task(write(tmp_path / "plain" / "mine.csv", reviews(60)))
+    spelt = [{"Text": row["text"], "LABEL": row["label"], "Id": f"row {i}"} for i, row in enumerate(reviews(60))]
+    task = load_task(write(tmp_path / "spelt" / "mine.csv", spelt))
+    assert [(task.prompt(e).text(), e.target) for e in task.test] == [(plain.prompt(e).text(), e.target) for e in plain.test]
+    (tmp_path / "own.yaml").write_text(
+        "data: spelt/mine.csv\ntemplate: '{{ Text }}?'\nfields: {target: LABEL}\nchoices: [good, bad, fair]\n"
+    )
+    assert load_task(tmp_path / "own.yaml").prompt(task.test[0]).text().endswith("?"), "a task file's names are taken as they stand"
+    two = [{"text": row["text"], "Label": row["label"], "LABEL": "x"} for row in reviews(60)]
+    with pytest.raises(UserError, match="not obvious"):
+        load_task(write(tmp_path / "two.csv", two))
+
+
 def test_unclear_columns_are_listed_with_the_yaml_to_write(tmp_path: Path) -> None:
     rows = [{"id": i, "body": f"b{i}", "klass": "xy"[i % 2]} for i in range(30)]
     write(tmp_path / "rows.csv", rows)

@@ -48,6 +48,7 @@ def _load(text: str, spec: Spec, allow_leak: bool, seed: int) -> Task:
     tables = {split: _mapped(table, spec.fields) for split, table in found.tables.items()}
     if spec.ood:
         tables["ood"] = _mapped(read_table(spec.folder / spec.ood), spec.fields)
+    tables = _lowered(tables, spec)
     shape = _shape(tables, spec, found.ranked)
     examples = examples_of(tables, shape)
     choices: tuple[str, ...] = ()
@@ -130,9 +131,26 @@ def _mapped(table: Table, fields: Mapping[str, str]) -> Table:
     return replace(table, rows=[row_of(row) for row in table.rows])
 
 
+def _lowered(tables: Mapping[str, Table], spec: Spec) -> dict[str, Table]:
+    """The tables with their columns' names in lower case, where only so they make the shape obvious ('Text', 'LABEL')."""
+    first = _first(tables)
+    named = spec.fields or spec.template or spec.inputs or spec.documents_from
+    if named or guess(first.columns, first.rows) is not None:
+        return dict(tables)
+    plain = {split: {column.lower(): column for column in table.columns} for split, table in tables.items()}
+    if any(len(plain[split]) < len(table.columns) for split, table in tables.items()):
+        return dict(tables)
+    lowered = {split: _mapped(table, plain[split]) for split, table in tables.items()}
+    return lowered if guess(_first(lowered).columns, _first(lowered).rows) is not None else dict(tables)
+
+
+def _first(tables: Mapping[str, Table]) -> Table:
+    return next(tables[split] for split in ("", "train", "dev", "test", "ood") if split in tables)
+
+
 def _shape(tables: Mapping[str, Table], spec: Spec, ranked: bool) -> Shape:
     """The shape that the spec names, else the one that the columns make obvious."""
-    table = next(tables[split] for split in ("", "train", "dev", "test", "ood") if split in tables)
+    table = _first(tables)
     ranked = ranked or spec.kind == "rank"
     if ranked or "target" in spec.fields:
         own = "choices" in spec.fields
@@ -167,14 +185,13 @@ def _shape(tables: Mapping[str, Table], spec: Spec, ranked: bool) -> Shape:
 
 def _shows(shape: Shape, table: Table, spec: Spec) -> Shape:
     """The shape, if its template shows what rows have and does not show the answer."""
-    given = shape.hidden if not spec.template else tuple(h for h in shape.hidden)
     sample = table.rows[0]
     try:
-        have = set(shape.prepare(sample) if shape.prepare else table.columns) - set(given)
+        have = set(shape.prepare(sample) if shape.prepare else table.columns) - set(shape.hidden)
     except Fault as fault:
         raise UserError(f"{table.at(0)}: {fault}") from fault
     for name in template_fields(shape.template)[0]:
-        if name in given:
+        if name in shape.hidden:
             raise UserError(f"{table.path}: the template shows '{name}', which holds the answer. Leave it out.")
         if name not in have and name not in template_fields(shape.template)[1]:
             raise UserError(f"{table.path}: the template shows '{name}', but there is no such column.{nearest(name, have)}")
