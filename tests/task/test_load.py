@@ -105,7 +105,8 @@ def test_columns_are_known_whatever_their_case(tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_text(
         "data: spelt/mine.csv\ntemplate: '{{ Text }}?'\nfields: {target: LABEL}\nchoices: [good, bad, fair]\n"
     )
-    assert load_task(tmp_path / "own.yaml").prompt(task.test[0]).text().endswith("?"), "a task file's names are taken as they stand"
+    own = load_task(tmp_path / "own.yaml")
+    assert own.prompt(own.test[0]).query == f"{own.test[0].fields['Text']}?", "a task file's names are taken as they stand"
     two = [{"text": row["text"], "Label": row["label"], "LABEL": "x"} for row in reviews(60)]
     with pytest.raises(UserError, match="not obvious"):
         load_task(write(tmp_path / "two.csv", two))

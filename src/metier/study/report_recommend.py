@@ -44,7 +44,7 @@ def _choose(task: dict[str, Any]) -> dict[str, Any]:
     level = [row for row in done if not _below(row)]
     kept, by = _least_forgetful(level)
     row = next((r for r in kept if r["method"] == task["reference"]), None) or _cheapest(kept)
-    reasons = [_said(row, best, level, kept, by), _against_base(task, row, best)]
+    reasons = [f"{_scored(row)}." if len(done) == 1 else _said(row, best, level, kept, by), _against_base(task, row, best)]
     cautions = [text for text in (_loss(row), _outside(task, row), _reload(row), _few(row), _idle(done)) if text]
     headline = "Keep the plain base" if row["method"] == task["reference"] else f"Use {row['method']}"
     return {
@@ -89,10 +89,13 @@ def _making(row: dict[str, Any]) -> float:
     return float("inf") if None in parts else float(sum(parts))
 
 
+def _scored(row: dict[str, Any]) -> str:
+    return f"{row['method']} scores {percent(row['score']['value'])} % {bounds(row['score'])}"
+
+
 def _said(row: dict[str, Any], best: dict[str, Any], level: list[dict[str, Any]], kept: list[dict[str, Any]], by_loss: bool) -> str:
     """Why this one: its score beside the best, and what decided."""
-    name, top = row["method"], best["method"]
-    scored = f"{name} scores {percent(row['score']['value'])} % {bounds(row['score'])}"
+    name, top, scored = row["method"], best["method"], _scored(row)
     if row is best and len(level) == 1:
         return f"{scored}: the highest; each other method, compared with it alone, is significantly below it."
     if row is best:

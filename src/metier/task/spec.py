@@ -212,7 +212,7 @@ def _yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
 def unclear(path: str, columns: list[str], data: str) -> UserError:
     """The error for a table whose columns do not say what is asked and what is the answer; it shows the YAML to write."""
     names = [c for c in columns if not c.lower().endswith("id")] or columns
-    other, last = (names[0], names[-1]) if len(names) > 1 else ("text", names[0])
+    other, last = (names[0], "chosen" if "chosen" in names else names[-1]) if len(names) > 1 else ("text", names[0])
     header = " (is the first line a header?)" if ".csv" in path or ".tsv" in path else ""
     shown = EXAMPLE.format(data=data, column=last, other=other)
     return UserError(
