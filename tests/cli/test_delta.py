@@ -111,6 +111,20 @@ def test_to_lora_and_to_peft(run: Run, base: Base) -> None:
     assert run("delta", "to-lora", "d", "-o", "x").err.startswith("error: to-lora: give either")
 
 
+def test_an_adapter_of_a_base_in_bfloat16_is_not_rounded(run: Run, base: Base) -> None:
+    inside = noise(1)
+    half = checkpoint(base, Path("half"), dtype=torch.bfloat16)
+    checkpoint(base, Path("tuned"), lambda n, t: inside(n, t) if t.ndim == 2 else t + 0.1, dtype=torch.bfloat16)
+    assert run("delta", "diff", half, "tuned", "-o", "d", "--no-verify").code == 0
+    assert run("delta", "scale", "d", 0.3, "-o", "third", "--no-verify").code == 0
+    assert run("delta", "to-lora", "third", "--rank", 3, "-o", "low", "--no-verify").code == 0
+    seen = run("delta", "to-peft", "low", "-o", "adapter", "--json")
+    assert seen.code == 0 and json.loads(seen.out)["verified"]["equal"], seen.err
+    exact = Checkpoint(half)["model.norm.weight"].float() + load("low")["model.norm.weight"].dense()
+    assert torch.equal(Stored(Path("adapter/adapter_model.safetensors")).tensor("base_model.model.model.norm.weight"), exact)
+    assert not torch.equal(exact, exact.bfloat16().float())
+
+
 def test_tied_embeddings_in_an_adapter(run: Run, base: Base) -> None:
     checkpoint(base, Path("tuned"), noise(1))
     assert run("delta", "diff", base.path, "tuned", "-o", "d").code == 0

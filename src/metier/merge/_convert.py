@@ -68,8 +68,8 @@ def to_peft(delta: Delta, base: Base, weights: Mapping[str, Tensor]) -> Adapter:
     for module in saved:
         for leaf, _ in base.model.get_submodule(module).named_parameters(recurse=False):
             name = f"{module}.{leaf}"
-            value = delta.new_value(name, weights[name]) if name in delta.entries else weights[name]
-            tensors[f"base_model.model.{name}"] = value.contiguous().clone()
+            before = weights[name].float()  # not rounded to a type that the base may not be loaded in
+            tensors[f"base_model.model.{name}"] = delta.new_value(name, before) if name in delta.entries else before.clone()
     ranks: dict[str, int] = {m: delta[n].up.shape[1] for m, n in modules.items()}  # type: ignore[union-attr]
     return Adapter(_config(base, ranks, saved), tensors)
 

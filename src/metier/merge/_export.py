@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from metier.delta import Checkpoint, Delta
+from metier.delta import Checkpoint, Delta, Lazy
 from metier.errors import UserError
 from metier.merge import _verify
 from metier.merge._convert import save_peft, to_peft, with_peft
@@ -13,7 +13,10 @@ from metier.model.loading import load_base
 
 
 def export(delta: Delta, base: Checkpoint, out: Path, how: How) -> Done:
-    """Write `delta` as a LoRA adapter. Raises UserError naming every tensor that has no place in one, before anything is written."""
+    """Write `delta` as a LoRA adapter. Raises UserError naming every tensor that has no place in one, before anything is written.
+
+    It is verified on the base in float32, where nothing is rounded: an adapter lies beside its base, whatever that is loaded in.
+    """
     if out.exists() and not how.force:
         raise UserError(f"{out}: is there already. Choose another folder with -o, or say --force to replace it.")
     plain, delta = _verify.checkable(base.path), only_changed(delta)
@@ -21,6 +24,7 @@ def export(delta: Delta, base: Checkpoint, out: Path, how: How) -> Done:
     verdict = None
     if how.verify:
         found = with_peft(load_base(base.path, device="cpu"), out)
-        verdict = _verify.judged(plain, plain, _verify.model_of(plain, _verify.composed(base, delta)), found)
+        exact = Lazy(base, lambda name: base[name].float() if base.dtype(name).is_floating_point else base[name])
+        verdict = _verify.judged(plain, plain, _verify.model_of(plain, _verify.composed(exact, delta)), found)
     _verify.store(out, verdict, base=str(base.path.resolve()), fingerprint=delta.base)
     return Done(out, size_of(out), verdict)
