@@ -5,7 +5,7 @@ Formula:     D' = scale * s, s = +1 where D > 0, else -1; scale = mean |D|, whic
 Shapes:      every matrix (out, in); its signs (out, in); one scale.
 Units:       none.
 Randomness:  none.
-Cost:        one read of the delta; two bits for each entry of a matrix: its sign, and its position as every packed change codes it.
+Cost:        one read of the delta; one bit for each entry of a matrix: its sign.
 Deviations:  the scale is not distilled afterwards (the paper's second stage). As in the paper only the matrices inside layers are
              compressed; embeddings, output layer, norms and biases stay as they are unless everything=True.
 Errors:      UserError where no matrix of the delta changes.
