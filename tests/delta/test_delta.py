@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from metier.delta import Delta, Dense, LowRank, New, Sparse, diff, pack, unpack
-from metier.delta.entry import Entry, tensors_of
+from metier.delta.entry import Entry, Seen, opened, tensors_of
 from metier.errors import BaseMismatch, KeyMismatch, ShapeMismatch, UserError
 
 SHAPES = ((), (0,), (1,), (5,), (3, 4), (1, 4), (4, 1), (0, 3), (2, 3, 2))
@@ -217,3 +217,15 @@ def test_kinds_of_later_versions_are_refused() -> None:
     header["entries"]["a"] = {"kind": "wavelet", "shape": [2]}
     with pytest.raises(UserError, match="unknown kind 'wavelet'"):
         unpack(header, tensors)
+
+
+def test_what_is_formed_whole_is_formed_by_one_thread() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        seen = Seen(torch.Size((3,)), lambda: torch.full((3,), float(torch.get_num_threads())))
+        ways = [seen.dense(), seen.part(0, 3), opened(seen).part(0, 3), opened(seen).dense()]
+        assert all(way.tolist() == [1.0, 1.0, 1.0] for way in ways)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

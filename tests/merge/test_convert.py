@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.merge.models import checkpoint, noise
 from tests.tiny import tiny_causal
+from torch import Tensor
 
 from metier.delta import Checkpoint, Delta, Dense, LowRank, New, diff
 from metier.errors import Failed, KeyMismatch, UserError
@@ -115,3 +116,20 @@ def test_numbers_of_show_and_overlap(tmp_path: Path) -> None:
     assert found["cosine"][0][1] == pytest.approx(float(torch.cosine_similarity(*flat, 0)), abs=1e-9)
     both = (flat[0] != 0) & (flat[1] != 0)
     assert found["same_sign"][0][1] == pytest.approx(float((flat[0][both] * flat[1][both] > 0).double().mean()))
+
+
+def test_verification_lets_a_few_entries_of_16_bits_be_rounded_the_other_way(tmp_path: Path) -> None:
+    base, change = tiny_causal(), noise(1)
+    right = Checkpoint(checkpoint(base, tmp_path / "right", change, dtype=torch.bfloat16))
+
+    def few(name: str, tensor: Tensor) -> Tensor:
+        bits = change(name, tensor).bfloat16().view(torch.int16)
+        other = torch.rand(bits.shape, generator=torch.Generator().manual_seed(1)) < 5e-4
+        return (bits + other).to(torch.int16).view(torch.bfloat16)
+
+    def cut(name: str, tensor: Tensor) -> Tensor:
+        return (change(name, tensor).contiguous().view(torch.int32) & -65536).view(torch.float32)
+
+    verdict = _verify.written(base, checkpoint(base, tmp_path / "few", few, dtype=torch.bfloat16), right)
+    assert verdict.equal and verdict.gap > _verify.TOLERANCE * verdict.spread
+    assert not _verify.written(base, checkpoint(base, tmp_path / "cut", cut, dtype=torch.bfloat16), right).equal

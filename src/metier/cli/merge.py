@@ -106,7 +106,8 @@ def _asked(method: str, models: list[str], flags: dict[str, str], base: str | No
     name = method.replace("_", "-")
     if ":" not in method and name not in merges:
         other = name in catalogue() and catalogue()[name].room == "merge"
-        why = " needs a task to learn from: run it with metier tune." if other else f" is no merge.{nearest(name, [*merges, RECIPES])}"
+        learns = " needs a task to learn from: run it with metier tune. (One change alone is compressed by metier delta compress.)"
+        why = learns if other else f" is no merge.{nearest(name, [*merges, RECIPES])}"
         raise UserError(f"merge: {method!r}{why}")
     found = find(method if ":" in method else name)
     own = [s.name for s in found.settings if s.name not in ("experts", "coef", "lines")]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from metier.delta.held import Held
 from metier.delta.kinds import Between, Dense, LowRank, New, Packed, Ref, Sparse, floats
+from metier.delta.pool import one_thread
 
 SLICE = 1 << 18  # entries of a tensor that are worked on at once: 1 MiB of float32; less, and the calls cost more than the work
 
@@ -30,14 +31,15 @@ class Seen:
     grain: int = SLICE
 
     def dense(self) -> Tensor:
-        """The change in full, float32."""
-        return self.whole()
+        """The change in full, float32; formed by one thread, since decompositions and products differ in their last bits between one and more."""
+        with one_thread():
+            return self.whole()
 
     def part(self, start: int, stop: int, out: Tensor | None = None) -> Tensor:
         """Slice [start, stop) of the flat change, float32, in `out` where it is given."""
         if self.part_of is not None:
             return self.part_of(start, stop, out)
-        return floats(self.whole().reshape(-1)[start:stop], out)
+        return floats(self.dense().reshape(-1)[start:stop], out)
 
     def scaled(self, c: float) -> Dense:
         """c times the change."""
@@ -55,7 +57,7 @@ def opened(entry: Entry) -> Entry:
         case Packed() if not entry.full:
             return entry.sparse()
         case Seen() if entry.part_of is None:
-            held = Held(entry.whole, entry.shape.numel())
+            held = Held(entry.dense, entry.shape.numel())
             return Seen(entry.shape, lambda: held().view(entry.shape), lambda start, stop, out: floats(held()[start:stop], out))
         case _:
             return entry

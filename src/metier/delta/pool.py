@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Self
 
 import torch
@@ -62,6 +63,19 @@ class Pool:
                 if error is not None:
                     self._error, self._jobs = self._error or error, []
                 self._change.notify_all()
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """What torch does inside, it does with one thread."""
+    if (before := torch.get_num_threads()) == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _tried(job: Callable[..., None], args: tuple[Any, ...]) -> BaseException | None:
