@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -31,8 +32,8 @@ class Seen:
     grain: int = SLICE
 
     def dense(self) -> Tensor:
-        """The change in full, float32; formed by one thread, since decompositions and products differ in their last bits between one and more."""
-        with one_thread():
+        """The change in full, float32. What is whole only is formed by one thread: decompositions by more differ in their last bits."""
+        with one_thread() if self.part_of is None else contextlib.nullcontext():
             return self.whole()
 
     def part(self, start: int, stop: int, out: Tensor | None = None) -> Tensor:

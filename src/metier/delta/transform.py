@@ -19,6 +19,7 @@ from torch import Tensor
 from metier.delta.delta import Delta, Lazy
 from metier.delta.entry import SLICE, Entry, PartOf, Seen, filled, grain_of, opened
 from metier.delta.kinds import New
+from metier.delta.pool import one_thread
 from metier.errors import UserError
 
 
@@ -147,16 +148,23 @@ def in_slices(shape: torch.Size, part: PartOf, grain: int = SLICE) -> Seen:
 
 
 def in_rows(shape: torch.Size, part: PartOf) -> Seen:
-    """An entry given by its slices of whole rows: a slice is cut from blocks of rows that are the same whatever is asked for."""
+    """An entry given by its slices of whole rows: a slice is cut from blocks of rows that are the same whatever is asked for.
+
+    Blocks are formed by one thread, since sums along a row differ in their last bits between one and more.
+    """
     width, n = shape[-1] if shape else 1, shape.numel()
     grain = max(1, SLICE // max(1, width)) * max(1, width)
 
     def sliced(start: int, stop: int, out: Tensor | None) -> Tensor:
+        with one_thread():
+            return cut(start, stop, out)
+
+    def cut(start: int, stop: int, out: Tensor | None) -> Tensor:
         if start % grain == 0 and stop == min(start + grain, n):
             return part(start, stop, out)
         blocks = range(start // grain * grain, stop, grain)
-        cut = [part(b, min(b + grain, n), None)[max(start - b, 0) : stop - b] for b in blocks]
-        whole = torch.cat(cut) if cut else torch.empty(0)
+        pieces = [part(b, min(b + grain, n), None)[max(start - b, 0) : stop - b] for b in blocks]
+        whole = torch.cat(pieces) if pieces else torch.empty(0)
         return whole if out is None else out.copy_(whole)
 
     return in_slices(shape, sliced, grain)
