@@ -72,7 +72,9 @@ def same_base(experts: Sequence[Delta]) -> str:
     """The fingerprint of the base of all experts. Raises BaseMismatch where there are two."""
     known = list(dict.fromkeys(e.base for e in experts if e.base))
     if len(known) > 1:
-        raise BaseMismatch(f"merge: the experts come from different bases ({', '.join(b[:12] for b in known)}). Merge those of one base.")
+        raise BaseMismatch(
+            f"merge: the experts come from different bases ({', '.join(b[:12] for b in known)}). Merge those of one base, tuned with one --dtype."
+        )
     return known[0] if known else ""
 
 
