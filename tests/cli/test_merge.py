@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tests.cli.conftest import Run
 from tests.conftest import REPOSITORY
 from tests.merge.models import adapter, checkpoint, noise
@@ -26,6 +27,19 @@ UP = "model.layers.1.mlp.up_proj.weight"
 @pytest.fixture
 def base() -> Base:
     return tiny_causal()
+
+
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
+def test_an_output_layer_saved_whole_beside_tied_embeddings(run: Run, base: Base) -> None:
+    adapter(base, Path("other"))
+    tuned = adapter(base, Path("tuned"), seed=1, save=("lm_head",))
+    seen = run("merge", "linear", tuned, "other", "--base", base.path)
+    assert seen.code == 2 and "shares its output layer with 'model.embed_tokens.weight'" in seen.err
+    file = tuned / "adapter_model.safetensors"
+    tensors = load_file(file)
+    output = next(n for n in tensors if n.endswith("lm_head.weight"))
+    save_file(tensors | {output: Checkpoint(base.path)["model.embed_tokens.weight"].clone()}, file)  # as peft saves it untuned
+    assert run("merge", "linear", tuned, "other", "--base", base.path).code == 0
 
 
 def test_ties_of_everything(run: Run, base: Base) -> None:

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from metier import check, cluster
 from metier.delta import native
-from metier.delta.checkpoint import Checkpoint
+from metier.delta.checkpoint import OUTPUT, Checkpoint
 from metier.delta.combine import merged, weights
 from metier.delta.delta import Delta, added
 from metier.delta.entry import SLICE, Entry, grain_of, opened
@@ -113,6 +113,8 @@ def apply(
 def fits(base: Checkpoint, delta: Delta, *, full: bool = False) -> None:
     """Raises KeyMismatch or ShapeMismatch naming the tensor where a delta cannot be added to a checkpoint; reads no values."""
     for name in delta:
+        if name == OUTPUT and base.tied:
+            raise KeyMismatch(f"{base.path}: shares its output layer with '{base.tied}'; a change of '{name}' alone cannot be merged.")
         if name not in base.where:
             what = "is a tensor that the base does not have" if isinstance(delta.entries[name], New) else "is not in the base"
             raise KeyMismatch(f"{base.path}: '{name}' {what}; it cannot be merged. Was the change made from another model?")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from metier.delta import Between, Delta, LowRank, New, diff
@@ -67,7 +68,9 @@ def _plain(place: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]
             if config.get("fan_in_fan_out"):  # a map stored transposed (GPT-2)
                 down, up = up.T.contiguous(), down.T.contiguous()
             entries[f"{module}.weight"] = LowRank(up, down, scale)
-        elif ".lora_" not in name:
+        elif ".lora_" not in name and not (
+            name in base and torch.equal(base[name].float(), tensor.float())
+        ):  # saved whole, perhaps untuned
             entries[name] = Between(base[name], tensor) if name in base else New(tensor)
     return entries
 
