@@ -85,7 +85,7 @@ SMALL: dict[str, Callable[[Delta], list[Delta]]] = {  # what is compressed to; o
     "SVD, rank 8": lambda d: [d.map(lambda _, e: low_rank(e.dense(), 8) if len(e.shape) == 2 else e)],
     "SVD, rank 32": lambda d: [d.map(lambda _, e: low_rank(e.dense(), 32) if len(e.shape) == 2 else e)],
 }
-MASKS = (("random", 0.01), ("magnitude", 0.01), ("random", 0.1), ("magnitude", 0.1), ("learned", 0.01))
+MASKS = (("random", 0.01), ("magnitude", 0.01), ("random", 0.1), ("magnitude", 0.1), ("learned", 0.01), ("learned", 0.1))
 TAGGERS = {"lt-sft": ({"density": 0.08, "lr": 5e-4}, {"lr": 3e-4}), "lora": ({"rank": 8, "lr": 2e-3}, {"lr": 1e-3})}  # more: for text
 
 
