@@ -195,7 +195,7 @@ def _csv_rows(path: Path, delimiter: str) -> Table:
                 header = _header(path, cells)
             elif len(cells) != len(header):
                 raise UserError(
-                    f"{path}:{start}: {len(cells)} cells where the header has {len(header)} ({', '.join(header)}): "
+                    f"{path}:{start}: {len(cells)} cell{'s' * (len(cells) > 1)} where the header has {len(header)} ({', '.join(header)}): "
                     f"{_start(texts[start - 1])}. Put text that holds '{delimiter}' in double quotes."
                 )
             else:
