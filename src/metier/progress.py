@@ -37,8 +37,7 @@ def for_terminal() -> None:
 
     What the user asks for with -W or PYTHONWARNINGS stays.
     """
-    gc.set_threshold(20_000)  # imports make a million objects that stay: looking for cycles among them at every 700 takes half a second,
-    atexit.register(gc.freeze)  # and once more when Python ends, more than another
+    atexit.register(gc.freeze)  # no last look for cycles among the million objects that imports made: it takes a second and more
     quiet = {"TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_TELEMETRY": "1"}
     quiet |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
     quiet["OMP_WAIT_POLICY"] = "PASSIVE"  # threads that wait by spinning take the cores of other work: 7 times slower on a busy machine
