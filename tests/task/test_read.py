@@ -52,7 +52,7 @@ def test_every_format_gives_the_rows_back(tmp_path: Path, rows: list[dict[str, s
         ("a.json", b'[{"a": 1},\n {"a": }]', r"a\.json:2: not valid JSON"),
         ("a.json", b'"text"', r"must hold a list of objects"),
         ("a.csv", b"text,label\nfine,x\nwhat, indeed,y\n", r"a\.csv:3: 3 cells where the header has 2 \(text, label\): 'what, indeed,y'"),
-        ("a.csv", b'text,label\n"two\nlines",x\nshort\n', r"a\.csv:4: 1 cells"),
+        ("a.csv", b'text,label\n"two\nlines",x\nshort\n', r"a\.csv:4: 1 cell "),
         ("a.csv", b"text,text\na,b\n", r"a\.csv:1: the header has a repeated column name 'text'"),
         ("a.csv", b"t\0e\0", r"NUL byte"),
         ("a.csv", b'text,label\n"open,x\n', r"a\.csv:2: not valid CSV"),
