@@ -68,10 +68,10 @@ def _plain(place: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]
             if config.get("fan_in_fan_out"):  # a map stored transposed (GPT-2)
                 down, up = up.T.contiguous(), down.T.contiguous()
             entries[f"{module}.weight"] = LowRank(up, down, scale)
-        elif ".lora_" not in name and not (
-            name in base and torch.equal(base[name].float(), tensor.float())
-        ):  # saved whole, perhaps untuned
-            entries[name] = Between(base[name], tensor) if name in base else New(tensor)
+        elif ".lora_" not in name and name not in base:
+            entries[name] = New(tensor)
+        elif ".lora_" not in name and not torch.equal(base[name].float(), tensor.float()):  # what is saved whole may be untuned
+            entries[name] = Between(base[name], tensor)
     return entries
 
 

@@ -33,31 +33,24 @@ from metier.task.general import continuation
 TOKENS = 48  # of each text that is read
 FEWEST, MOST, WORK = 2, 16, 1_600_000_000  # texts that are read, and parameters times texts
 TOLERANCE = 1e-3  # of the outputs' spread: two ways to form the same float32 sum differ by less
-ROUNDED = (
-    30 * TOLERANCE
-)  # where they are rounded to 16 bits then: a few entries go the other way. All of them would show three times as much
 GIBBERISH = 4.0  # times the base's perplexity
 CARD = "metier.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """gap: the largest difference of outputs; spread: the outputs' standard deviation; perplexities of result and base (encoders: none).
-
-    tolerance: the part of the spread that the gap may be
-    """
+    """gap: the largest difference of outputs; spread: the outputs' standard deviation; perplexities of result and base (encoders: none)."""
 
     gap: float
     spread: float
     perplexity: float | None
     base_perplexity: float | None
-    tolerance: float
     warnings: tuple[str, ...] = ()
 
     @property
     def equal(self) -> bool:
         """Whether the gap is what rounding explains."""
-        return self.gap <= self.tolerance * self.spread
+        return self.gap <= TOLERANCE * self.spread
 
     def facts(self) -> dict[str, Any]:
         """For JSON."""
@@ -116,21 +109,15 @@ def checkable(place: str | Path) -> Base:
 def written(plain: Base, out: Path, expected: Mapping[str, Tensor]) -> Verdict:
     """Verify a checkpoint: `expected` are the weights it should hold, by their names in the file."""
     found = checkable(out)
-    return judged(found, plain, model_of(found, expected), found.model, _tolerance(Checkpoint(out)))
+    return judged(found, plain, model_of(found, expected), found.model)
 
 
-def changed(plain: Base, found: Delta, expected: Delta, weights: Checkpoint) -> Verdict:
-    """Verify a stored change: base + `found` (read again) beside base + `expected` (in memory). weights: the base's."""
-    sums = model_of(plain, composed(weights, expected)), model_of(plain, composed(weights, found))
-    return judged(plain, plain, *sums, _tolerance(weights))
+def changed(plain: Base, found: Delta, expected: Delta, weights: Mapping[str, Tensor]) -> Verdict:
+    """Verify a stored change: base + `found` (read again) beside base + `expected` (in memory). weights: the base's, by name."""
+    return judged(plain, plain, model_of(plain, composed(weights, expected)), model_of(plain, composed(weights, found)))
 
 
-def _tolerance(weights: Checkpoint) -> float:
-    kinds = {weights.dtype(name) for name in weights}
-    return ROUNDED if any(kind.is_floating_point and kind.itemsize < 4 for kind in kinds) else TOLERANCE
-
-
-def judged(reader: Base, plain: Base, expected: nn.Module, found: nn.Module, tolerance: float = TOLERANCE) -> Verdict:
+def judged(reader: Base, plain: Base, expected: nn.Module, found: nn.Module) -> Verdict:
     """The verdict on a model that should equal another; `plain` is the base, for its perplexity."""
     probe = Probe(reader)
     should, says = probe.outputs(expected), probe.outputs(found)
@@ -144,7 +131,7 @@ def judged(reader: Base, plain: Base, expected: nn.Module, found: nn.Module, tol
         warnings.append(
             f"perplexity on plain English is {perplexity:.4g}, the base's {base_perplexity:.4g}: it may write gibberish. Lower scale or coef."
         )
-    return Verdict(gap if gap == gap else math.inf, float(should.std()), perplexity, base_perplexity, tolerance, tuple(warnings))
+    return Verdict(gap if gap == gap else math.inf, float(should.std()), perplexity, base_perplexity, tuple(warnings))
 
 
 def _fitting(place: str | Path) -> str:

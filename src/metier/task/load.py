@@ -135,7 +135,7 @@ def _lowered(tables: Mapping[str, Table], spec: Spec) -> dict[str, Table]:
     """The tables with their columns' names in lower case, where only so they make the shape obvious ('Text', 'LABEL')."""
     first = _first(tables)
     named = spec.fields or spec.template or spec.inputs or spec.documents_from
-    if named or guess(first.columns, first.rows) is not None:
+    if named or all(c == c.lower() for c in first.columns) or guess(first.columns, first.rows) is not None:
         return dict(tables)
     plain = {split: {column.lower(): column for column in table.columns} for split, table in tables.items()}
     if any(len(plain[split]) < len(table.columns) for split, table in tables.items()):
