@@ -88,7 +88,7 @@ def test_rounding_to_bfloat16_is_that_of_torch(bits: int, base: int) -> None:
 def test_looking_at_a_bracket(seed: int, n: int, sparse: float, low_apart: bool, high_apart: bool, a: float, b: float) -> None:
     values = draw(seed, n, sparse=sparse).bfloat16().float()
     low, high = sorted((float(torch.tensor(a).bfloat16()), float(torch.tensor(b).bfloat16())))
-    seen = native.look(values, low, high, low_apart, high_apart, torch.empty(n))
+    seen = native.look(values, low, high, low_apart, high_apart, np.empty(n, np.float32))
     m = values.abs()
     inside = ((m > low) | ((m == low) & (not low_apart))) & ((m < high) | ((m == high) & (not high_apart)))
     assert seen is not None

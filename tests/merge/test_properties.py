@@ -289,7 +289,7 @@ def test_a_tensor_of_three_axes_is_a_row_of_matrices() -> None:
 def test_inner_products_are_exact(k: int, n: int, seed: int) -> None:
     stack = torch.randn(k, n, generator=torch.Generator().manual_seed(seed))
     expected = stack.double() @ stack.double().T
-    torch.testing.assert_close(gram([Dense(s) for s in stack]), expected, atol=1e-4 * max(1, n) ** 0.5, rtol=1e-5)
+    torch.testing.assert_close(torch.from_numpy(gram([Dense(s) for s in stack])), expected, atol=1e-4 * max(1, n) ** 0.5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["della", "della-linear"])

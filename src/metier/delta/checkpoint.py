@@ -7,20 +7,22 @@ import json
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from metier.delta.stored import Facts, Stored, parsed, raw
+from metier.delta.shape import Shape
+from metier.delta.stored import FLOATING, Facts, Mapped, Stored, parsed, raw
 from metier.errors import KeyMismatch, UserError
+from metier.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 INDEX = "model.safetensors.index.json"
 EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight")
 OUTPUT = "lm_head.weight"
 
 
-class Checkpoint(Mapping[str, Tensor]):
+class Checkpoint(Mapping[str, "Tensor"]):
     """name -> tensor, mapped from the files; a mapping like a state dict, in the order of files and of their data.
 
     path     the folder (or the one file)
@@ -60,13 +62,21 @@ class Checkpoint(Mapping[str, Tensor]):
         """Type, shape and place of a tensor, as the header says. Raises KeyMismatch naming tensor and folder."""
         return self._shard(name).facts[self._name(name)]
 
-    def shape(self, name: str) -> torch.Size:
+    def shape(self, name: str) -> Shape:
         """A tensor's shape."""
-        return torch.Size(self.facts(name).shape)
+        return Shape(self.facts(name).shape)
 
     def dtype(self, name: str) -> torch.dtype:
         """A tensor's type."""
         return self.facts(name).dtype
+
+    def floating(self, name: str) -> bool:
+        """Whether a tensor's entries are floating-point numbers."""
+        return self.facts(name).kind in FLOATING
+
+    def mapped(self, name: str) -> Mapped:
+        """A tensor that nobody has read yet."""
+        return Mapped(self._shard(name), self._name(name))
 
     def read(self, name: str) -> Tensor:
         """A tensor, a view of the mapped file."""

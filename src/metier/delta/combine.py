@@ -7,18 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from metier import check
+from metier.delta import native
 from metier.delta.delta import Delta, Lazy
-from metier.delta.entry import SLICE, Entry, Seen, grain_of, opened
-from metier.delta.kinds import Dense, New
+from metier.delta.entry import SLICE, Entry, Seen, grain_of, is_plain, opened, sum_of
+from metier.delta.kinds import Dense, New, Sum
+from metier.delta.parts.total import Total
 from metier.delta.scratch import stacked
+from metier.delta.shape import Shape
 from metier.delta.transform import At, Formed, Merge, Transform, in_rows, in_slices, seen
 from metier.errors import BaseMismatch, KeyMismatch, ShapeMismatch, UserError
+from metier.lazy import torch
+
+if TYPE_CHECKING:
+    pass
 
 
 def merged(
@@ -100,10 +107,14 @@ def combination(
     """The experts' changes of one tensor, combined when they are read. views: opened."""
     name, shape, k = at.name, at.shape, len(views)
 
-    def part(start: int, stop: int, out: Tensor | None) -> Tensor:
-        with stacked(k, stop - start, device) as stack:
+    def part(start: int, stop: int, out: Any) -> Any:
+        with stacked(k, stop - start, device, plain=isinstance(out, np.ndarray)) as stack:
             for view, row in zip(views, stack, strict=True):
                 view.part(start, stop, row)
+            if isinstance(out, np.ndarray):
+                if native.address(result := merge.combine(At(name, start, shape), stack, coefs, plan)) != native.address(out):
+                    out[:] = result
+                return out
             rows = stack.view(k, -1, shape[-1] if shape else 1) if merge.rows else stack
             result = merge.combine(At(name, start, shape), rows, coefs, plan).reshape(-1)
         if out is None:
@@ -113,10 +124,38 @@ def combination(
     if not (merge.elementwise(at) if callable(merge.elementwise) else merge.elementwise):
         return Seen(shape, lambda: merge.combine(at, Formed(views, shape, device=device), coefs, plan).cpu())
     grain = next((g for g in map(grain_of, views) if g != SLICE), SLICE)  # that of rows, which are dear to cut
-    return in_rows(shape, part) if merge.rows else in_slices(shape, part, grain)
+    if merge.rows:
+        return in_rows(shape, part)
+    found = in_slices(shape, part, grain, plain=can_be_plain(merge) and device is None and all(map(is_plain, views)))
+    return (
+        replace(found, sum=_summed(views, merge.combine.factors(coefs, plan)))
+        if isinstance(merge.combine, Total) and found.plain
+        else found
+    )
 
 
-def _shape(name: str, entries: Sequence[Entry | None]) -> torch.Size:
+def can_be_plain(merge: Merge) -> bool:
+    """Whether the merge goes without torch where the experts can be read without."""
+    return (merge.plain or isinstance(merge.combine, Total)) and merge.elementwise is True and merge.each.plain and merge.then.plain
+
+
+def _summed(views: Sequence[Entry], factors: Sequence[float]) -> Sum | None:
+    """The sum of factor * change as one of stored tensors, where each change is one such tensor and all have one base."""
+    terms = [sum_of(view) for view in views]
+    if any(t is None or len(t.tuned) != 1 or t.factors != (1.0,) or t.scale is not None for t in terms):
+        return None
+    known = [t for t in terms if t is not None]
+    if any(not same(t.base, known[0].base) for t in known):
+        return None
+    return Sum(known[0].base, tuple(t.tuned[0] for t in known), tuple(map(float, factors)))
+
+
+def same(a: NDArray[np.uint16] | None, b: NDArray[np.uint16] | None) -> bool:
+    """Whether two stored tensors are the same one."""
+    return a is b if a is None or b is None else native.address(a) == native.address(b)
+
+
+def _shape(name: str, entries: Sequence[Entry | None]) -> Shape:
     there = [e for e in entries if e is not None]
     if any(isinstance(e, New) for e in there):
         raise KeyMismatch(f"merge: '{name}' is a tensor that the base does not have (a head of its own); such tensors cannot be merged.")
@@ -125,9 +164,9 @@ def _shape(name: str, entries: Sequence[Entry | None]) -> torch.Size:
         raise ShapeMismatch(
             f"merge: '{name}' has the shapes {', '.join(map(str, shapes))} in different experts. Were they made from one base?"
         )
-    return torch.Size(shapes[0])
+    return Shape(shapes[0])
 
 
-def _zero(shape: torch.Size) -> Entry:
+def _zero(shape: Shape) -> Entry:
     """No change, stored as one number."""
     return Dense(torch.zeros(()).expand(shape))

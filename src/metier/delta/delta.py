@@ -9,27 +9,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from metier.delta import native
 from metier.delta.entry import Entry, Seen, grain_of, opened, tensors_of
 from metier.delta.kinds import Between, Dense, LowRank, New, Sparse
+from metier.delta.shape import Shape
 from metier.errors import BaseMismatch, KeyMismatch, ShapeMismatch
+from metier.lazy import torch
 
-T = TypeVar("T", Entry, Tensor)
+if TYPE_CHECKING:
+    from torch import Tensor
+
+T = TypeVar("T", "Entry", "Tensor")
 
 
 class Lazy(Mapping[str, T]):
     """Name -> entry or tensor, read or computed each time it is asked for; nothing is kept. shape: what is known of one without reading it."""
 
-    def __init__(self, names: Iterable[str], read: Callable[[str], T], shape: Callable[[str], torch.Size] | None = None) -> None:
+    def __init__(self, names: Iterable[str], read: Callable[[str], T], shape: Callable[[str], Shape] | None = None) -> None:
         self._names, self._shape = dict.fromkeys(names), shape
         self._read: Callable[[str], T] = read
 
-    def shape(self, name: str) -> torch.Size:
+    def shape(self, name: str) -> Shape:
         """The shape of one entry; its values are not read where that can be."""
         return self._shape(name) if self._shape and name in self._names else self[name].shape
 
@@ -109,7 +111,7 @@ class Delta:
         """The same delta with every entry in memory, computed ones formed."""
         return replace(self, entries={n: Dense(e.dense()) if isinstance(e, Between | Seen) else e for n, e in self.entries.items()})
 
-    def shape(self, name: str) -> torch.Size:
+    def shape(self, name: str) -> Shape:
         """The shape of one change; the values of a stored one are not read."""
         return self.entries.shape(name) if isinstance(self.entries, Lazy) else self.entries[name].shape
 

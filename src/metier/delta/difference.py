@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from metier.delta import native
 from metier.delta.checkpoint import OUTPUT, Checkpoint
 from metier.delta.delta import Delta, Lazy
 from metier.delta.entry import Entry
-from metier.delta.kinds import Between, Dense, New
+from metier.delta.kinds import Between, Dense, New, Sum, read
+from metier.delta.stored import Mapped
+from metier.delta.transform import in_slices
 from metier.errors import KeyMismatch, ShapeMismatch, UserError
+from metier.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def diff(base: Mapping[str, Tensor], tuned: Mapping[str, Tensor], *, fingerprint: str = "") -> Delta:
@@ -38,8 +46,21 @@ def diff(base: Mapping[str, Tensor], tuned: Mapping[str, Tensor], *, fingerprint
 
 def full(tuned: Checkpoint) -> Delta:
     """The weights themselves as a delta over a zero base, for merges of kind `weights='full'`."""
-    names = [n for n in tuned if tuned.dtype(n).is_floating_point]
-    return Delta(Lazy(names, lambda name: Dense(tuned[name])), provenance={"tuned": str(tuned.path)})
+    names = [n for n in tuned if tuned.floating(n)]
+    return Delta(Lazy(names, lambda name: weights(tuned.mapped(name))), provenance={"tuned": str(tuned.path)})
+
+
+def weights(tensor: Tensor | Mapped) -> Entry:
+    """A stored tensor itself as a change of zero."""
+    words = tensor.words if isinstance(tensor, Mapped) and native.loops() is not None else None
+    if words is None:
+        return Dense(read(tensor))
+    terms = Sum(None, (words,))
+
+    def part(start: int, stop: int, out: Any) -> Any:
+        return native.summed(terms, start, stop, out) if isinstance(out, np.ndarray) else Dense(read(tensor)).part(start, stop, out)
+
+    return replace(in_slices(tensor.shape, part, plain=True), sum=terms)
 
 
 def same_architecture(base: Checkpoint, tuned: Checkpoint) -> None:
@@ -55,8 +76,8 @@ def same_architecture(base: Checkpoint, tuned: Checkpoint) -> None:
         if base.shape(name) != tuned.shape(name):
             sizes = f"shape {tuple(tuned.shape(name))} in {_file(tuned, name)}, {tuple(base.shape(name))} in {_file(base, name)}"
             raise ShapeMismatch(f"diff: '{name}' has {sizes}. Was it tuned from another base?")
-        floating = base.dtype(name).is_floating_point
-        if floating != tuned.dtype(name).is_floating_point or (not floating and not torch.equal(base[name], tuned[name])):
+        floating = base.floating(name)
+        if floating != tuned.floating(name) or (not floating and not torch.equal(base[name], tuned[name])):
             raise UserError(
                 f"diff: '{name}' of {_file(tuned, name)} holds whole numbers that differ from the base's; they cannot be added to."
             )
@@ -66,10 +87,10 @@ def _of_checkpoints(base: Checkpoint, tuned: Checkpoint, fingerprint: str) -> De
     same_architecture(base, tuned)
     _same_ties(base, tuned)
     stored = {n for n in tuned if n not in base}
-    names = [n for n in base if base.dtype(n).is_floating_point] + sorted(stored)
+    names = [n for n in base if base.floating(n)] + sorted(stored)
 
     def entry(name: str) -> Entry:
-        return New(tuned[name]) if name in stored else Between(base[name], tuned[name])
+        return New(tuned[name]) if name in stored else Between(base.mapped(name), tuned.mapped(name))
 
     provenance = {"base": str(base.path), "tuned": str(tuned.path), "files": tuned.stamp()}
     return Delta(Lazy(names, entry), fingerprint, provenance)

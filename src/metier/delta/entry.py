@@ -5,17 +5,20 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from metier.delta.held import Held
-from metier.delta.kinds import Between, Dense, LowRank, New, Packed, Ref, Sparse, floats
+from metier.delta.kinds import Between, Dense, LowRank, New, Packed, Ref, Sparse, Sum, floats
 from metier.delta.pool import one_thread
+from metier.delta.shape import Shape
+from metier.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SLICE = 1 << 18  # entries of a tensor that are worked on at once: 1 MiB of float32; less, and the calls cost more than the work
 
-PartOf = Callable[[int, int, Tensor | None], Tensor]
+PartOf = Callable[[int, int, Any], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,19 +27,23 @@ class Seen:
 
     part_of  (start, stop, out) -> flat slice; None: whole only
     grain    slices that begin at multiples of it and have its length are the cheapest
+    plain    slices may be asked for in numpy arrays, and are then formed without torch
+    sum      where the change is a sum of stored tensors: their bits, for loops that do all of it at once
     """
 
-    shape: torch.Size
+    shape: Shape
     whole: Callable[[], Tensor]
     part_of: PartOf | None = None
     grain: int = SLICE
+    plain: bool = False
+    sum: Sum | None = None
 
     def dense(self) -> Tensor:
         """The change in full, float32. What is whole only is formed by one thread: decompositions by more differ in their last bits."""
         with one_thread() if self.part_of is None else contextlib.nullcontext():
             return self.whole()
 
-    def part(self, start: int, stop: int, out: Tensor | None = None) -> Tensor:
+    def part(self, start: int, stop: int, out: Any = None) -> Any:
         """Slice [start, stop) of the flat change, float32, in `out` where it is given."""
         if self.part_of is not None:
             return self.part_of(start, stop, out)
@@ -48,6 +55,16 @@ class Seen:
 
 
 Entry = Dense | Between | Sparse | LowRank | Packed | Ref | Seen | New
+
+
+def is_plain(entry: Entry) -> bool:
+    """Whether the entry's slices can be had in numpy arrays, without torch."""
+    return entry.plain if isinstance(entry, Seen) else sum_of(entry) is not None
+
+
+def sum_of(entry: Entry) -> Sum | None:
+    """The entry as a sum of stored tensors, where it is one."""
+    return entry.sum if isinstance(entry, Between | Seen) else None
 
 
 def opened(entry: Entry) -> Entry:

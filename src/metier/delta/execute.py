@@ -19,28 +19,32 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from metier import check, cluster
 from metier.delta import native
 from metier.delta.checkpoint import OUTPUT, Checkpoint
-from metier.delta.combine import merged, weights
+from metier.delta.combine import can_be_plain, merged, same, weights
 from metier.delta.delta import Delta, added
-from metier.delta.entry import SLICE, Entry, grain_of, opened
-from metier.delta.kinds import Between, New
+from metier.delta.entry import SLICE, Entry, grain_of, is_plain, opened, sum_of
+from metier.delta.kinds import Between, New, read
 from metier.delta.pool import Pool
-from metier.delta.scratch import place, scratch
-from metier.delta.stored import Facts, Stored
+from metier.delta.scratch import array, place, scratch
+from metier.delta.stored import Facts, Mapped, Stored
 from metier.delta.transform import Merge
 from metier.delta.write import CheckpointWriter, ShardWriter, checkpoint_like
 from metier.errors import KeyMismatch, ShapeMismatch, UserError
+from metier.lazy import torch
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+BRAIN = "BF16"
 RANGE = 32 * SLICE  # entries of a tensor that one thread takes at a time
 ON_DEVICE = 1 << 22  # entries that a device takes at a time: small slices would keep it waiting
-SIGNED = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
+SIGNED = {"float32": "int32", "bfloat16": "int16", "float16": "int16"}
 _own = threading.local()
 
 
@@ -88,12 +92,18 @@ def run(
         tell(base.bytes() - sum(map(_bytes, left)))
         work = _Work(delta, before, writer, full=merge.weights == "full", experts=len(experts), step=SLICE if where is None else ON_DEVICE)
         if there is None:
-            with Pool(workers) as pool:
+            with Pool(workers, torch=not _plain(merge, base, experts)) as pool:
                 for shard in left:
                     work.make(shard, pool, tell)
         else:
             _spread(there, work, left, tell)
     return Report(Path(out), len(base), base.bytes(), time.perf_counter() - begun, len(base.shards) - len(left), key)
+
+
+def _plain(merge: Merge, base: Checkpoint, experts: Sequence[Delta]) -> bool:
+    """Whether no slice needs torch."""
+    alike = all(len(e) == len(experts[0]) and n in e.entries and is_plain(e.entries[n]) for e in experts for n in experts[0])
+    return can_be_plain(merge) and alike and all(base.facts(n).kind == BRAIN for n in experts[0])
 
 
 def apply(
@@ -121,9 +131,9 @@ def fits(base: Checkpoint, delta: Delta, *, full: bool = False) -> None:
         if (shape := tuple(delta.shape(name))) != tuple(base.shape(name)):
             shapes = f"{tuple(base.shape(name))} in {base.where[name].path}, {shape} in the change"
             raise ShapeMismatch(f"merge: '{name}' has shape {shapes}. Was it made from another base?")
-        if not base.dtype(name).is_floating_point:
+        if not base.floating(name):
             raise UserError(f"merge: '{name}' of {base.where[name].path} holds whole numbers; a change cannot be added to them.")
-    if full and (lacking := [n for n in base.where if n not in delta and base.dtype(n).is_floating_point]):
+    if full and (lacking := [n for n in base.where if n not in delta and base.floating(n)]):
         raise KeyMismatch(f"merge: an expert lacks '{lacking[0]}' of the base {base.path}.")
 
 
@@ -156,8 +166,9 @@ class _Floats:
 
 def _shared(entry: Entry, floats: _Floats) -> Entry:
     """A difference to this very base reads the base through `floats`."""
-    same = isinstance(entry, Between) and entry.base.data_ptr() == floats.base[floats.name].data_ptr()
-    return replace(entry, floats=floats) if same else entry  # type: ignore[arg-type]
+    if not isinstance(entry, Between) or is_plain(entry) or read(entry.base).data_ptr() != floats.base[floats.name].data_ptr():
+        return entry
+    return replace(entry, floats=floats)
 
 
 @dataclass(frozen=True)
@@ -203,6 +214,8 @@ def _cluster(address: str | None) -> Iterator[Any]:
 
 def device_of(name: str) -> torch.device | None:
     """What `device` of `run` means; None: the CPU. Raises UserError where there is no such device."""
+    if name == "cpu":
+        return None
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).cpu()
@@ -231,10 +244,32 @@ class _Shard:
     def _tensor(self, name: str, facts: Facts) -> None:
         entry = self.work.delta.entries.get(name)
         entry = entry if entry is None else opened(entry)  # what must be formed as a whole is, once, and then written in slices
+        fill = self._filled if self._plain(name, entry) else self._range
         n, grain = math.prod(facts.shape), grain_of(entry)
         step = grain * max(1, self.work.step // grain)
         for start in range(0, n, many := step * max(1, RANGE // step)):
-            self.pool.submit(self._range, name, entry, start, min(start + many, n), step, first=True)
+            self.pool.submit(fill, name, entry, start, min(start + many, n), step, first=True)
+
+    def _plain(self, name: str, entry: Entry | None) -> bool:
+        return entry is not None and is_plain(entry) and isinstance(self.shard, Stored) and Mapped(self.shard, name).words is not None
+
+    def _filled(self, name: str, entry: Entry, first: int, last: int, step: int) -> None:
+        """A range of a plain entry, by compiled loops alone: at once where it is a sum of stored tensors."""
+        before, terms, full = np.asarray(Mapped(self.shard, name).words), sum_of(entry), self.work.full
+        if terms is not None and not (terms.base is None if full else terms.base is not None and same(terms.base, before)):
+            terms = None
+        for start in range(first, last, step):
+            stop = min(start + step, last)
+            out = array("rounded", stop - start, np.uint16)
+            if terms is not None:
+                finite = native.merged(terms, start, stop, out)
+            else:
+                change = entry.part(start, stop, place(self.work.experts, stop - start, plain=True))
+                finite = bool(native.rounded(change, out) if full else native.added(before[start:stop], change, out))
+            if not finite:
+                return self._range(name, entry, start, last, step)  # which tells what is wrong
+            self.file.write(name, start, out)
+        self.tell((last - first) * out.itemsize)
 
     def _range(self, name: str, entry: Entry | None, first: int, last: int, step: int) -> None:
         tensor = self.shard.tensor(name).reshape(-1)
@@ -252,7 +287,7 @@ class _Shard:
         out = scratch("rounded", len(before), before.dtype)
         if (finite := native.added(before, change, out)) is not None:
             return out if finite else self._unfit(name, before.dtype, before, change)
-        if before.dtype not in SIGNED or _has_negative_zero(before):
+        if str(before.dtype).removeprefix("torch.") not in SIGNED or _has_negative_zero(before):
             return self._rounded(name, added(before, change), before.dtype)
         return self._rounded(name, change.add_(self.work.floats[name](start, start + len(change))), before.dtype)
 
@@ -282,4 +317,5 @@ class _Shard:
 
 def _has_negative_zero(values: Tensor) -> bool:
     """Its bits, read as a signed integer, are the least there are."""
-    return len(values) > 0 and int(values.view(SIGNED[values.dtype]).amin()) == torch.iinfo(SIGNED[values.dtype]).min
+    kind = getattr(torch, SIGNED[str(values.dtype).removeprefix("torch.")])
+    return len(values) > 0 and int(values.view(kind).amin()) == torch.iinfo(kind).min

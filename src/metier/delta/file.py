@@ -15,20 +15,22 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from metier.delta.delta import Delta, Lazy
 from metier.delta.entry import SLICE, Entry, Seen, tensors_of
 from metier.delta.header import DATA, FORMAT, HEADER, KINDS, NUMBERS, PARTS, check_header, check_parts
 from metier.delta.kinds import Between, Dense, LowRank, New, Packed, Ref, Sparse
+from metier.delta.shape import Shape
 from metier.delta.stored import Stored, layout, parsed, raw
 from metier.delta.write import ShardWriter, explained, put_back, renamed
 from metier.errors import UserError
+from metier.lazy import torch
 
-Take = Callable[[str], Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Take = Callable[[str], "Tensor"]
 
 
 def save(delta: Delta, folder: Path | str, *, force: bool = False) -> str:
@@ -72,7 +74,7 @@ def load(folder: Path | str, *, others: Sequence[Path | str] = (), verify: bool 
         )
     known = {identity(other): other for other in others}
     read = _Reader(data, header["entries"], known)
-    shapes = {name: torch.Size(facts["shape"]) for name, facts in header["entries"].items()}
+    shapes = {name: Shape(facts["shape"]) for name, facts in header["entries"].items()}
     return Delta(Lazy(shapes, read, shapes.__getitem__), header["base"], header["provenance"])
 
 
@@ -152,7 +154,7 @@ class _Reader:
 def _built(
     name: str, facts: Mapping[str, Any], parts: list[Tensor], find: Callable[[str, str], Callable[[], Entry] | None] | None
 ) -> Entry:
-    shape = torch.Size(facts["shape"])
+    shape = Shape(facts["shape"])
     match facts["kind"]:
         case "dense":
             return Dense(parts[0])
@@ -174,7 +176,7 @@ def _low_rank(name: str, up: Tensor, down: Tensor, scale: float) -> LowRank:
     return LowRank(up, down, scale)
 
 
-def _sparse(name: str, indices: Tensor, values: Tensor, shape: torch.Size) -> Sparse:
+def _sparse(name: str, indices: Tensor, values: Tensor, shape: Shape) -> Sparse:
     if indices.dtype != torch.int64 or indices.ndim != 1 or indices.shape != values.shape:
         raise UserError(
             f"delta: '{name}' has {list(indices.shape)} indices ({indices.dtype}) for {list(values.shape)} values. The file is damaged."

@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from metier.delta.entry import Seen
 from metier.delta.kinds import Between, Dense, LowRank, New, Packed, Ref, Sparse
 from metier.delta.stored import Stored
 from metier.errors import UserError
+from metier.lazy import torch
 
 FORMAT = 1
 HEADER, DATA = "delta.json", "delta.safetensors"

@@ -12,9 +12,13 @@ import os
 import tempfile
 import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+from metier.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 LARGE = 1 << 22  # entries from which on a tensor is held in a file: 16 MiB of float32
 _one = (

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #define CHUNK 1024
+#define LANES 32
 
 static inline float wide(uint16_t b) {
     uint32_t u = (uint32_t)b << 16;
@@ -25,6 +26,30 @@ static inline uint16_t narrow(float f) {
 /* out = tuned - base */
 void between(const uint16_t *tuned, const uint16_t *base, float *out, int64_t n) {
     for (int64_t i = 0; i < n; i++) out[i] = wide(tuned[i]) - wide(base[i]);
+}
+
+/* out = scale * the sum of factor * x over k tensors, x = tuned - base, or tuned where base is NULL; the first product is rounded, the
+   others are added in one rounding each, as torch does. */
+static inline void sum_of(const uint16_t *base, const uint16_t *const *tuned, const float *factors, int k, float scale, int64_t at, int m,
+                          float *out) {
+    for (int r = 0; r < k; r++) {
+        const uint16_t *x = tuned[r] + at;
+        float c = factors[r];
+        if (base && r == 0)
+            for (int i = 0; i < m; i++) out[i] = (wide(x[i]) - wide(base[at + i])) * c;
+        else if (base)
+            for (int i = 0; i < m; i++) out[i] = fmaf(c, wide(x[i]) - wide(base[at + i]), out[i]);
+        else if (r == 0)
+            for (int i = 0; i < m; i++) out[i] = wide(x[i]) * c;
+        else
+            for (int i = 0; i < m; i++) out[i] = fmaf(c, wide(x[i]), out[i]);
+    }
+    for (int i = 0; i < m; i++) out[i] *= scale;
+}
+
+void summed(const uint16_t *base, const uint16_t *const *tuned, const float *factors, int k, float scale, float *out, int64_t n) {
+    for (int64_t start = 0; start < n; start += CHUNK)
+        sum_of(base, tuned, factors, k, scale, start, (int)(n - start < CHUNK ? n - start : CHUNK), out + start);
 }
 
 /* |tuned - base| in short runs, one at some place of every `step` entries (at even distances they might all fall on the same columns):
@@ -57,6 +82,52 @@ int rounded(const float *values, uint16_t *out, int64_t n) {
         bad |= (out[i] & 0x7F80u) == 0x7F80u;
     }
     return bad;
+}
+
+/* out = base + the sum of `summed`, as `added`; where base is NULL, that sum, as `rounded`. */
+int merged(const uint16_t *base, const uint16_t *const *tuned, const float *factors, int k, float scale, uint16_t *out, int64_t n) {
+    float sum[CHUNK];
+    int bad = 0;
+    for (int64_t start = 0; start < n; start += CHUNK) {
+        int m = (int)(n - start < CHUNK ? n - start : CHUNK);
+        sum_of(base, tuned, factors, k, scale, start, m, sum);
+        bad |= base ? added(base + start, sum, out + start, m) : rounded(sum, out + start, m);
+    }
+    return bad;
+}
+
+/* rows[0] = the sum of coef * row, as in `summed`. */
+void total(float *const *rows, const float *coefs, int k, int64_t n) {
+    for (int64_t start = 0; start < n; start += CHUNK) {
+        int m = (int)(n - start < CHUNK ? n - start : CHUNK);
+        float *sum = rows[0] + start;
+        for (int i = 0; i < m; i++) sum[i] *= coefs[0];
+        for (int r = 1; r < k; r++)
+            for (int i = 0; i < m; i++) sum[i] = fmaf(coefs[r], rows[r][start + i], sum[i]);
+    }
+}
+
+/* out (k, k) += the inner products of the rows, in float64. */
+void gram(float *const *rows, int k, int64_t n, double *out) {
+    for (int64_t start = 0; start < n; start += CHUNK) {
+        int m = (int)(n - start < CHUNK ? n - start : CHUNK), whole = m / LANES * LANES;
+        for (int r = 0; r < k; r++)
+            for (int s = 0; s <= r; s++) {
+                const float *x = rows[r] + start, *y = rows[s] + start;
+                double lanes[LANES] = {0}, sum = 0;
+                for (int i = 0; i < whole; i += LANES)
+                    for (int l = 0; l < LANES; l++) lanes[l] += (double)x[i + l] * (double)y[i + l];
+                for (int l = 0; l < LANES; l++) sum += lanes[l];
+                for (int i = whole; i < m; i++) sum += (double)x[i] * (double)y[i];
+                out[r * k + s] += sum;
+                if (s < r) out[s * k + r] += sum;
+            }
+    }
+}
+
+/* out = values, 0 where their magnitude is at most `limit`. */
+void shrink(const float *values, float limit, float *out, int64_t n) {
+    for (int64_t i = 0; i < n; i++) out[i] = fabsf(values[i]) <= limit ? 0.0f : values[i];
 }
 
 /* Positions of the bytes in `found`, a byte of 0 or 1 for each of m <= CHUNK entries (a multiple of 8). Returns how many. */

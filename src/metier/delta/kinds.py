@@ -9,15 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from metier.delta import golomb, native
+from metier.delta.shape import Shape
+from metier.delta.stored import Mapped
 from metier.errors import ShapeMismatch, UserError
+from metier.lazy import torch
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from metier.delta.entry import Entry
 
 BLOCK = 1 << 17  # entries of a low-rank product that are formed at once; whole rows, so that slices equal the whole bit for bit
@@ -28,7 +33,7 @@ class _Whole:
     value: Tensor
 
     @property
-    def shape(self) -> torch.Size:
+    def shape(self) -> Shape:
         """Shape of the tensor."""
         return self.value.shape
 
@@ -55,37 +60,64 @@ class New(_Whole):
     """A tensor the base does not have; added to nothing, so its value is the tensor itself."""
 
 
+class Sum(NamedTuple):
+    """scale (None: 1) * the sum of factor * (tuned - base) of tensors that are stored: bits of bfloat16, flat. base: None where it is zero."""
+
+    base: NDArray[np.uint16] | None
+    tuned: tuple[NDArray[np.uint16], ...]
+    factors: tuple[float, ...] = (1.0,)
+    scale: float | None = None
+
+    def times(self, factor: float) -> Sum | None:
+        """The sum times a factor; None where it has one already, since each product is rounded."""
+        if factor == 1:
+            return self
+        return self._replace(scale=factor) if self.scale is None else None
+
+
 @dataclass(frozen=True, slots=True)
 class Between:
-    """tuned - base, formed when it is read: what `diff` of two stored checkpoints holds. base, tuned: S, any types.
+    """tuned - base, formed when it is read: what `diff` of two stored checkpoints holds. base, tuned: S, any types, read or not yet.
 
     floats  gives a slice of the base as float32, where several changes of one base are read together; the slice is not to be changed
     """
 
-    base: Tensor
-    tuned: Tensor
+    base: Tensor | Mapped
+    tuned: Tensor | Mapped
     floats: Callable[[int, int], Tensor] | None = None
 
     @property
-    def shape(self) -> torch.Size:
+    def shape(self) -> Shape:
         """Shape of both tensors."""
         return self.tuned.shape
 
+    @property
+    def sum(self) -> Sum | None:
+        """The bits of both tensors, where the loops can read them; see `Sum`."""
+        if not (isinstance(self.base, Mapped) and isinstance(self.tuned, Mapped)) or native.loops() is None:
+            return None
+        base, tuned = self.base.words, self.tuned.words
+        return None if base is None or tuned is None else Sum(base, (tuned,))
+
     def dense(self) -> Tensor:
         """The change in full, float32."""
-        return self.part(0, self.tuned.numel()).view(self.shape)
+        return self.part(0, self.shape.numel()).view(self.shape)  # type: ignore[no-any-return]
 
-    def part(self, start: int, stop: int, out: Tensor | None = None) -> Tensor:
+    def part(self, start: int, stop: int, out: Any = None) -> Any:
         """Slice [start, stop) of the flat change, float32, in `out` where it is given."""
-        base, tuned = self.base.reshape(-1)[start:stop], self.tuned.reshape(-1)[start:stop]
+        if isinstance(out, np.ndarray) and (terms := self.sum) is not None:
+            return native.summed(terms, start, stop, out)
+        base, tuned = (read(t).reshape(-1)[start:stop] for t in (self.base, self.tuned))
         out = torch.empty(stop - start, device=tuned.device) if out is None else out
         if native.between(base, tuned, out):
             return out
         return out.copy_(tuned).sub_(self.floats(start, stop) if self.floats else base.float())
 
-    def sampled(self, step: int, length: int) -> Tensor | None:
+    def sampled(self, step: int, length: int) -> NDArray[np.float32] | None:
         """Magnitudes in runs of `length`, one in every `step` entries, (runs, length); None where they cannot be had quickly."""
-        return native.sampled(self.base.reshape(-1), self.tuned.reshape(-1), step, length)
+        if (found := self.sum) is not None:
+            return native.sampled(found.base, found.tuned[0], step, length)
+        return native.sampled(read(self.base).reshape(-1), read(self.tuned).reshape(-1), step, length)
 
     def scaled(self, c: float) -> Dense:
         """c times the change."""
@@ -98,7 +130,7 @@ class Sparse:
 
     indices: Tensor
     values: Tensor
-    shape: torch.Size
+    shape: Shape
 
     def dense(self) -> Tensor:
         """The change in full, float32."""
@@ -133,9 +165,9 @@ class LowRank:
     scale: float = 1.0
 
     @property
-    def shape(self) -> torch.Size:
+    def shape(self) -> Shape:
         """Shape of the base's tensor."""
-        return torch.Size((self.up.shape[0], self.down.shape[1]))
+        return Shape((self.up.shape[0], self.down.shape[1]))
 
     def dense(self) -> Tensor:
         """The change in full, float32."""
@@ -172,14 +204,14 @@ class Packed:
     count: int
     rice: int
     scale: float
-    shape: torch.Size
+    shape: Shape
 
     @classmethod
-    def of(cls, indices: Tensor, positive: Tensor, scale: float, shape: torch.Size) -> Packed:
+    def of(cls, indices: Tensor, positive: Tensor, scale: float, shape: Shape) -> Packed:
         """Pack ascending flat indices and their signs. indices: (nnz,) int64; positive: (nnz,) bool."""
         code, rice = golomb.encode(indices.cpu().numpy())
         signs = golomb.bits(positive.cpu().numpy())
-        return cls(torch.from_numpy(code), torch.from_numpy(signs), len(indices), rice, float(scale), torch.Size(shape))
+        return cls(torch.from_numpy(code), torch.from_numpy(signs), len(indices), rice, float(scale), Shape(shape))
 
     @property
     def full(self) -> bool:
@@ -216,7 +248,7 @@ class Ref:
     delta: str
     name: str
     scale: float
-    shape: torch.Size
+    shape: Shape
     find: Callable[[], Entry] | None = None
 
     def entry(self) -> Entry:
@@ -243,6 +275,11 @@ class Ref:
     def scaled(self, c: float) -> Ref:
         """c times the change; stays a reference."""
         return Ref(self.delta, self.name, self.scale * c, self.shape, self.find)
+
+
+def read(tensor: Tensor | Mapped) -> Tensor:
+    """The tensor itself."""
+    return tensor.tensor if isinstance(tensor, Mapped) else tensor
 
 
 def floats(values: Tensor, out: Tensor | None) -> Tensor:

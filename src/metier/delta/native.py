@@ -19,23 +19,32 @@ import threading
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
+
+from metier.lazy import torch
+
+if TYPE_CHECKING:
+    from metier.delta.kinds import Sum
 
 SOURCE = Path(__file__).with_name("kernels.c")
 COMPILERS = ("cc", "gcc", "clang")
 FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
-BRAIN, SINGLE, BYTES = torch.bfloat16, torch.float32, torch.uint8
+BRAIN, SINGLE = "bfloat16", "float32"  # in arrays, the bits of a bfloat16 are uint16
+Flat = Any  # (n,) a numpy array or a tensor
 _P, _I, _N, _F = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_float
 _SIGNATURES: dict[str, tuple[list[Any], Any]] = {
     "between": ([_P, _P, _P, _N], None),
     "sampled": ([_P, _P, _N, _N, _N, _P], None),
+    "summed": ([_P, _P, _P, _I, _F, _P, _N], None),
+    "merged": ([_P, _P, _P, _I, _F, _P, _N], _I),
+    "total": ([_P, _P, _I, _N], None),
+    "gram": ([_P, _I, _N, _P], None),
     "added": ([_P, _P, _P, _N], _I),
     "rounded": ([_P, _P, _N], _I),
+    "shrink": ([_P, _F, _P, _N], None),
     "look": ([_P, _N, _F, _F, _I, _I, _P, _P], None),
     "elect": ([_P, _I, _P, _I, _F, _N], None),
     "variance": ([_P, _I, _P, _N], None),
@@ -46,35 +55,84 @@ _SIGNATURES: dict[str, tuple[list[Any], Any]] = {
 _one = threading.Lock()
 
 
-def between(base: Tensor, tuned: Tensor, out: Tensor) -> bool:
+def between(base: Flat, tuned: Flat, out: Flat) -> bool:
     """out = tuned - base. base, tuned: (n,) bfloat16; out: (n,) float32."""
     if (run := _for((base, BRAIN), (tuned, BRAIN), (out, SINGLE))) is None:
         return False
-    run.between(tuned.data_ptr(), base.data_ptr(), out.data_ptr(), len(out))
+    run.between(address(tuned), address(base), address(out), len(out))
     return True
 
 
-def sampled(base: Tensor, tuned: Tensor, step: int, length: int) -> Tensor | None:
+def sampled(base: Flat, tuned: Flat, step: int, length: int) -> NDArray[np.float32] | None:
     """|tuned - base| in runs of `length`, one in every `step` entries: (runs, length). base, tuned: (n,) bfloat16."""
     if (run := _for((base, BRAIN), (tuned, BRAIN))) is None:
         return None
-    out = torch.empty(len(base) // step, length)
-    run.sampled(tuned.data_ptr(), base.data_ptr(), step, len(out), length, out.data_ptr())
+    out = np.empty((len(base) // step, length), np.float32)
+    run.sampled(address(tuned), address(base), step, len(out), length, address(out))
     return out
 
 
-def added(base: Tensor, change: Tensor, out: Tensor) -> bool | None:
+def summed(terms: Sum, start: int, stop: int, out: NDArray[np.float32]) -> NDArray[np.float32]:
+    """out = the entries [start, stop) of a sum of stored tensors."""
+    needed().summed(*_terms(terms, start, stop), address(out), stop - start)
+    return out
+
+
+def merged(terms: Sum, start: int, stop: int, out: NDArray[np.uint16]) -> bool:
+    """out = base + the entries [start, stop) of a sum of stored tensors, as `added`, or `rounded` where there is no base: whether it is finite."""
+    return not needed().merged(*_terms(terms, start, stop), address(out), stop - start)
+
+
+def _terms(terms: Sum, start: int, stop: int) -> tuple[Any, ...]:
+    n = len(terms.tuned)
+    if min(start, len(terms.tuned[0]) - stop) < 0 or any(len(t) != len(terms.tuned[0]) for t in terms.tuned):
+        raise IndexError(f"[{start}, {stop}) of {[len(t) for t in terms.tuned]} entries.")
+    base = None if terms.base is None else address(terms.base) + 2 * start
+    return (
+        base,
+        (_P * n)(*(address(t) + 2 * start for t in terms.tuned)),
+        (_F * n)(*terms.factors),
+        n,
+        1.0 if terms.scale is None else terms.scale,
+    )
+
+
+def total(rows: Sequence[Flat], coefs: Sequence[float]) -> bool:
+    """The sum of coef * row in the first of the rows, (n,) float32 each."""
+    if (run := _for(*((row, SINGLE) for row in rows))) is None:
+        return False
+    run.total(_places(rows), (_F * len(rows))(*coefs), len(rows), len(rows[0]))
+    return True
+
+
+def gram(rows: Sequence[Flat], out: NDArray[np.float64]) -> bool:
+    """out += the inner products of the rows, (n,) float32 each; out: (k, k)."""
+    if (run := _for(*((row, SINGLE) for row in rows))) is None:
+        return False
+    run.gram(_places(rows), len(rows), len(rows[0]), address(out))
+    return True
+
+
+def added(base: Flat, change: Flat, out: Flat) -> bool | None:
     """out = base + change, rounded once, entries whose change is 0 as they are: whether all of it is finite; None: not done."""
     if (run := _for((base, BRAIN), (change, SINGLE), (out, BRAIN))) is None:
         return None
-    return not run.added(base.data_ptr(), change.data_ptr(), out.data_ptr(), len(out))
+    return not run.added(address(base), address(change), address(out), len(out))
 
 
-def rounded(values: Tensor, out: Tensor) -> bool | None:
+def rounded(values: Flat, out: Flat) -> bool | None:
     """out = values, rounded: whether all of it is finite; None: not done."""
     if (run := _for((values, SINGLE), (out, BRAIN))) is None:
         return None
-    return not run.rounded(values.data_ptr(), out.data_ptr(), len(out))
+    return not run.rounded(address(values), address(out), len(out))
+
+
+def shrink(values: Flat, limit: float, out: Flat) -> bool:
+    """out = values where |values| is above `limit` or not a number, else 0."""
+    if (run := _for((values, SINGLE), (out, SINGLE))) is None:
+        return False
+    run.shrink(address(values), limit, address(out), len(out))
+    return True
 
 
 class Counts(NamedTuple):
@@ -87,35 +145,40 @@ class Counts(NamedTuple):
     held: NDArray[np.float32]
 
 
-def look(values: Tensor, low: float, high: float, low_apart: bool, high_apart: bool, room: Tensor) -> Counts | None:
+def look(values: Flat, low: float, high: float, low_apart: bool, high_apart: bool, room: NDArray[np.float32]) -> Counts | None:
     """Magnitudes of a slice against [low, high]. An end that is apart is counted, not held. room: (n,) float32, overwritten."""
     if (run := _for((values, SINGLE), (room, SINGLE))) is None:
         return None
     counts = (ctypes.c_int64 * 5)()
-    run.look(values.data_ptr(), len(values), low, high, low_apart, high_apart, room.data_ptr(), counts)
+    run.look(address(values), len(values), low, high, low_apart, high_apart, address(room), counts)
     none, above, highs, lows, held = counts
-    return Counts(none, above, highs, lows, room[:held].numpy().copy())
+    return Counts(none, above, highs, lows, room[:held].copy())
 
 
-def elect(stack: Sequence[Tensor], coefs: Sequence[float], least: float) -> bool:
+def elect(stack: Sequence[Flat], coefs: Sequence[float], least: float) -> bool:
     """The sign-elected mean of the rows in the first of them; the others are overwritten. least: see `parts.elect`."""
-    rows = [row.reshape(-1) if row.is_contiguous() else row for row in stack]
+    rows = [row.reshape(-1) if isinstance(row, np.ndarray) or row.is_contiguous() else row for row in stack]
     if (run := _for(*((row, SINGLE) for row in rows))) is None:
         return False
     run.elect(_places(rows), len(rows), (_F * len(rows))(*coefs), len({abs(c) for c in coefs}) == 1, least, len(rows[0]))
     return True
 
 
-def variance(rows: Sequence[Tensor], out: Tensor) -> bool:
+def variance(rows: Sequence[Flat], out: Flat) -> bool:
     """The mean over the rows, (n,) float32 each, of the squares around their mean."""
     if (run := _for((out, SINGLE), *((row, SINGLE) for row in rows))) is None:
         return False
-    run.variance(_places(rows), len(rows), out.data_ptr(), len(out))
+    run.variance(_places(rows), len(rows), address(out), len(out))
     return True
 
 
-def _places(rows: Sequence[Tensor]) -> Any:
-    return (_P * len(rows))(*(row.data_ptr() for row in rows))
+def _places(rows: Sequence[Flat]) -> Any:
+    return (_P * len(rows))(*map(address, rows))
+
+
+def address(flat: Flat) -> int:
+    """Where its first entry is."""
+    return flat.__array_interface__["data"][0] if isinstance(flat, np.ndarray) else flat.data_ptr()
 
 
 def draw(draws: NDArray[np.uint8], split: int) -> NDArray[np.integer[Any]] | None:
@@ -126,30 +189,40 @@ def draw(draws: NDArray[np.uint8], split: int) -> NDArray[np.integer[Any]] | Non
     return places[: run.draw(draws.ctypes.data, split, places.ctypes.data, len(draws))]
 
 
-def drop(values: Tensor, kept: NDArray[np.uint8], divisor: float) -> bool:
+def drop(values: Flat, kept: NDArray[np.uint8], divisor: float) -> bool:
     """Zero the values where `kept` is 0, divide the others. values: (n,) float32; kept: (n,), 0 or 1."""
     if (run := _for((values, SINGLE))) is None:
         return False
-    run.drop(values.data_ptr(), kept.ctypes.data, divisor, len(values))
+    run.drop(address(values), kept.ctypes.data, divisor, len(values))
     return True
 
 
-def thin(values: Tensor, width: int, draws: NDArray[np.uint32], low: float, slope: float, rescale: bool) -> bool:
+def thin(values: Flat, width: int, draws: NDArray[np.uint32], low: float, slope: float, rescale: bool) -> bool:
     """Keep each entry of a row with probability low + slope * its rank by magnitude / (width - 1). values: (rows * width,) float32."""
     if (run := _for((values, SINGLE))) is None or width >= 1 << 31:
         return False
     room, keep, rows = np.empty(2 * width, np.uint64), np.empty(2 * width, np.float32), len(values) // width
-    run.thin(values.data_ptr(), rows, width, draws.ctypes.data, low, slope, rescale, room.ctypes.data, keep.ctypes.data)
+    run.thin(address(values), rows, width, draws.ctypes.data, low, slope, rescale, room.ctypes.data, keep.ctypes.data)
     return True
 
 
-def _for(*needed: tuple[Tensor, torch.dtype]) -> ctypes.CDLL | None:
+def _for(*asked: tuple[Flat, str]) -> ctypes.CDLL | None:
     """The loops, where they can work on these."""
-    n = needed[0][0].numel()
-    for tensor, dtype in needed:
-        if tensor.dtype is not dtype or tensor.dim() != 1 or tensor.numel() != n or not (tensor.is_cpu and tensor.is_contiguous()):
-            return None
-    return loops()
+    n = len(asked[0][0])
+    return loops() if all(len(flat) == n and _fits(flat, kind) for flat, kind in asked) else None
+
+
+def _fits(flat: Flat, kind: str) -> bool:
+    if isinstance(flat, np.ndarray):
+        return flat.ndim == 1 and flat.flags.c_contiguous and flat.dtype == (np.uint16 if kind == BRAIN else np.float32)
+    return flat.dim() == 1 and flat.is_cpu and flat.is_contiguous() and flat.dtype is getattr(torch, kind)
+
+
+def needed() -> ctypes.CDLL:
+    """The loops. Raises RuntimeError where there are none: a plain entry was made while there were."""
+    if (run := loops()) is None:
+        raise RuntimeError("metier.delta: the compiled loops were there and are gone. Was METIER_NATIVE set meanwhile?")
+    return run
 
 
 def loops() -> ctypes.CDLL | None:

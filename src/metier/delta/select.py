@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from metier.delta import native
-from metier.delta.entry import SLICE, Entry, Seen, opened
+from metier.delta.entry import SLICE, Entry, Seen, is_plain, opened
 from metier.delta.kinds import Between
-from metier.delta.scratch import scratch
+from metier.delta.scratch import array, scratch
 from metier.errors import UserError
+from metier.lazy import torch
 
 SAMPLE = 1 << 16  # entries in a sample, at most; a 64th of them all in smaller tensors
 RUN = 1 << 10  # of them neighbours
@@ -39,7 +38,7 @@ class Cut(NamedTuple):
     value: float
     last: int
 
-    def keep(self, start: int, values: Tensor, out: Tensor | None = None) -> Tensor:
+    def keep(self, start: int, values: Any, out: Any = None) -> Any:
         """The slice with all else set to zero, in place or in `out`. values: (n,) float32, beginning at flat index `start`."""
         out = values if out is None else out
         ties = min(max(self.last + 1 - start, 0), len(values))
@@ -119,15 +118,16 @@ class _Opened:
 
 
 Block = tuple[str, int]
-Read = Callable[[Block], Tensor]
+Read = Callable[[Block], Any]
 Found = tuple[float, int, list[int] | None]  # the k-th largest, how many of its ties are kept, ties by block: [] all kept, None not known
 
 
 def _reader(entries: _Opened, sizes: Mapping[str, int]) -> Read:
-    def read(block: Block) -> Tensor:
+    def read(block: Block) -> Any:
         name, start = block
         stop = min(start + SLICE, sizes[name])
-        return entries[name].part(start, stop, scratch("values", stop - start))
+        room: Any = array if is_plain(entry := entries[name]) else scratch
+        return entry.part(start, stop, room("values", stop - start))
 
     return read
 
@@ -167,10 +167,15 @@ def _sample(entries: _Opened, sizes: Mapping[str, int], total: int) -> list[NDAr
     for name, n in sizes.items():
         entry = entries[name]
         short = entry.sampled(step * SHORT // RUN, SHORT) if isinstance(entry, Between) else None
-        runs = (entry.part(s, min(s + RUN, n)).abs_()[None] for s in range(-before % step, n, step)) if short is None else (short,)
-        found += [run.numpy() for run in runs]
+        found += [_run(entry, s, min(s + RUN, n)) for s in range(-before % step, n, step)] if short is None else [short]
         before += n
     return found
+
+
+def _run(entry: Entry, start: int, stop: int) -> NDArray[np.float32]:
+    """Magnitudes of a slice, (1, n)."""
+    out: Any = np.empty(stop - start, np.float32) if is_plain(entry) else None
+    return np.abs(np.asarray(entry.part(start, stop, out)))[None]
 
 
 class _Bracket:
@@ -191,9 +196,10 @@ class _Bracket:
         self.lows: list[int] = []
         self.parts: list[NDArray[np.float32]] = []
 
-    def look(self, block: Block, values: Tensor) -> None:
+    def look(self, block: Block, values: Any) -> None:
         """Count one block."""
-        seen = native.look(values, float(self.low), float(self.high), self.low_apart, self.high_apart, scratch("inside", len(values)))
+        room = array("inside", len(values))
+        seen = native.look(values, float(self.low), float(self.high), self.low_apart, self.high_apart, room)
         seen = seen or self._look(_numbers(block, values))
         if seen.none:
             _refuse(block)
@@ -210,7 +216,7 @@ class _Bracket:
 
     def _look(self, numbers: NDArray[np.float32]) -> native.Counts:
         """As `native.look`. numbers: magnitudes."""
-        over, inside = (scratch(name, len(numbers), torch.bool).numpy() for name in ("over", "within"))
+        over, inside = (array(name, len(numbers), np.bool_) for name in ("over", "within"))
         above = int(np.count_nonzero(np.greater(numbers, self.high, out=over)))
         highs = lows = 0
         if self.high_apart or self.low == self.high:
@@ -273,19 +279,20 @@ def _spread(
     return found
 
 
-def _shrink(values: Tensor, limit: float, out: Tensor) -> None:
+def _shrink(values: Any, limit: float, out: Any) -> None:
     """Zero where |x| <= limit."""
-    if limit >= 0:
+    if limit >= 0 and not native.shrink(values, limit, out):
         torch.hardshrink(values, limit, out=out)
-    elif out is not values:
-        out.copy_(values)
+    elif limit < 0 and out is not values:
+        out[:] = values
 
 
-def _numbers(block: Block, values: Tensor) -> NDArray[np.float32]:
+def _numbers(block: Block, values: Any) -> NDArray[np.float32]:
     """The magnitudes of values, in their place. Raises UserError where one is not a number."""
-    if math.isnan(float(values.abs_().sum())):
+    found: NDArray[np.float32] = values if isinstance(values, np.ndarray) else values.numpy()
+    if math.isnan(float(np.abs(found, out=found).sum())):
         _refuse(block)
-    return values.numpy()
+    return found
 
 
 def _refuse(block: Block) -> NoReturn:

@@ -12,31 +12,50 @@ import mmap
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
+from metier.delta.shape import Shape
 from metier.errors import UserError
+from metier.lazy import torch
 
-DTYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
-    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
-    "U64": torch.uint64, "U32": torch.uint32, "U16": torch.uint16, "U8": torch.uint8, "BOOL": torch.bool,
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SIZES = {
+    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1,
+    "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1,
 }  # fmt: skip
-NAMES = {dtype: name for name, dtype in DTYPES.items()}
+FLOATING = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
+TYPES = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
+    "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8",
+    "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8", "BOOL": "bool",
+}  # fmt: skip
+KINDS = {dtype: kind for kind, dtype in TYPES.items()}
 LONGEST_HEADER = 100_000_000  # bytes, as in the safetensors library
 _NORESERVE = 0x4000  # Linux's MAP_NORESERVE: a private map of a large file shall not count as memory asked for
 
 
 class Facts(NamedTuple):
-    """What a header says of one tensor: its type, shape, and the bytes [begin, end) of the data it takes."""
+    """What a header says of one tensor: its type ('BF16'), shape, and the bytes [begin, end) of the data it takes."""
 
-    dtype: torch.dtype
+    kind: str
     shape: tuple[int, ...]
     begin: int
     end: int
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type as torch has it."""
+        return getattr(torch, TYPES[self.kind])  # type: ignore[no-any-return]
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one entry."""
+        return SIZES[self.kind]
 
 
 class Stored:
@@ -45,6 +64,7 @@ class Stored:
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
         self.facts, self.metadata, self.start = header_of(self.path)
+        self._map: mmap.mmap | None = None
         self._bytes: Tensor | None = None
 
     def __reduce__(self) -> tuple[type[Stored], tuple[Path]]:
@@ -59,21 +79,53 @@ class Stored:
         if facts.begin == facts.end:
             return torch.empty(facts.shape, dtype=facts.dtype)
         data = self._mapped()[self.start + facts.begin : self.start + facts.end]
-        if data.storage_offset() % facts.dtype.itemsize:
+        if data.storage_offset() % facts.itemsize:
             data = data.clone()  # a file whose tensors are not aligned
         return data.view(facts.dtype).view(facts.shape)
 
+    def data(self, name: str) -> NDArray[np.uint8]:
+        """The bytes of a tensor, mapped as by `tensor`."""
+        facts = self.facts[name]
+        return np.frombuffer(self._memory(), np.uint8, facts.end - facts.begin, self.start + facts.begin)
+
     def _mapped(self) -> Tensor:
         if self._bytes is None:
+            self._bytes = torch.frombuffer(self._memory(), dtype=torch.uint8)
+        return self._bytes
+
+    def _memory(self) -> mmap.mmap:
+        if self._map is None:
             with open(self.path, "rb") as file:
                 size = os.fstat(file.fileno()).st_size
                 if hasattr(mmap, "MAP_PRIVATE"):
                     flags, protection = mmap.MAP_PRIVATE | _NORESERVE, mmap.PROT_READ | mmap.PROT_WRITE
-                    mapped = mmap.mmap(file.fileno(), size, flags=flags, prot=protection)
+                    self._map = mmap.mmap(file.fileno(), size, flags=flags, prot=protection)
                 else:
-                    mapped = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY)
-            self._bytes = torch.frombuffer(mapped, dtype=torch.uint8)
-        return self._bytes
+                    self._map = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY)
+        return self._map
+
+
+class Mapped(NamedTuple):
+    """A tensor of a file, to be read when it is used."""
+
+    file: Stored
+    name: str
+
+    @property
+    def shape(self) -> Shape:
+        """The tensor's shape."""
+        return Shape(self.file.facts[self.name].shape)
+
+    @property
+    def tensor(self) -> Tensor:
+        """The tensor, a view of the mapped file."""
+        return self.file.tensor(self.name)
+
+    @property
+    def words(self) -> NDArray[np.uint16] | None:
+        """The bits of each entry, flat, where they are of bfloat16."""
+        facts = self.file.facts[self.name]
+        return self.file.data(self.name).view(np.uint16) if facts.kind == "BF16" and (self.file.start + facts.begin) % 2 == 0 else None
 
 
 def header_of(path: Path) -> tuple[dict[str, Facts], dict[str, str], int]:
@@ -109,22 +161,25 @@ def parsed(path: Path, text: bytes) -> dict[str, Any]:
 
 
 def layout(
-    tensors: Iterable[tuple[str, torch.dtype, tuple[int, ...]]], metadata: dict[str, str] | None = None
+    tensors: Iterable[tuple[str, torch.dtype | str, tuple[int, ...]]], metadata: dict[str, str] | None = None
 ) -> tuple[bytes, dict[str, Facts]]:
     """(the bytes before the data, name -> facts) of a file with these tensors, in this order, filled with blanks to a multiple of 8."""
     facts, end = {}, 0
     for name, dtype, shape in tensors:
-        begin, end = end, end + math.prod(shape) * dtype.itemsize
-        facts[name] = Facts(dtype, tuple(shape), begin, end)
+        kind = dtype if isinstance(dtype, str) else KINDS[str(dtype).removeprefix("torch.")]
+        begin, end = end, end + math.prod(shape) * SIZES[kind]
+        facts[name] = Facts(kind, tuple(shape), begin, end)
     table: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
-    table |= {n: {"dtype": NAMES[f.dtype], "shape": list(f.shape), "data_offsets": [f.begin, f.end]} for n, f in facts.items()}
+    table |= {n: {"dtype": f.kind, "shape": list(f.shape), "data_offsets": [f.begin, f.end]} for n, f in facts.items()}
     text = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text, facts
 
 
-def raw(tensor: Tensor) -> memoryview:
-    """The bytes of a contiguous tensor on the CPU."""
+def raw(tensor: Tensor | NDArray[Any]) -> memoryview:
+    """The bytes of a contiguous tensor on the CPU, or of an array."""
+    if isinstance(tensor, np.ndarray):
+        return memoryview(tensor.view(np.uint8).data) if tensor.size else memoryview(b"")
     return memoryview(tensor.detach().reshape(-1).view(torch.uint8).numpy().data) if tensor.numel() else memoryview(b"")
 
 
@@ -132,17 +187,15 @@ def _facts(path: Path, name: str, said: Any) -> Facts:
     wrong = f"{path}: the header says of '{name}' what cannot be: "
     if not isinstance(said, dict) or set(said) != {"dtype", "shape", "data_offsets"}:
         raise UserError(wrong + "it must have dtype, shape and data_offsets, and nothing else. The file is damaged.")
-    if not isinstance(said["dtype"], str) or said["dtype"] not in DTYPES:
-        raise UserError(wrong + f"unknown type {said['dtype']!r}; known are {', '.join(DTYPES)}.")
+    if not isinstance(said["dtype"], str) or said["dtype"] not in TYPES:
+        raise UserError(wrong + f"unknown type {said['dtype']!r}; known are {', '.join(TYPES)}.")
     shape, offsets = said["shape"], said["data_offsets"]
     if not _counts(shape) or not _counts(offsets) or len(offsets) != 2 or len(shape) > 64:
         raise UserError(wrong + f"shape {shape!r}, offsets {offsets!r}. The file is damaged.")
-    dtype, (begin, end) = DTYPES[said["dtype"]], offsets
-    if end - begin != math.prod(shape) * dtype.itemsize:
-        raise UserError(
-            wrong + f"shape {shape} of {said['dtype']} takes {math.prod(shape) * dtype.itemsize} bytes, its offsets {end - begin}."
-        )
-    return Facts(dtype, tuple(shape), begin, end)
+    kind, (begin, end) = said["dtype"], offsets
+    if end - begin != (size := math.prod(shape) * SIZES[kind]):
+        raise UserError(wrong + f"shape {shape} of {kind} takes {size} bytes, its offsets {end - begin}.")
+    return Facts(kind, tuple(shape), begin, end)
 
 
 def _contiguous(path: Path, facts: dict[str, Facts], size: int) -> None:

@@ -11,16 +11,18 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, NamedTuple
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from metier.delta.delta import Delta, Lazy
-from metier.delta.entry import SLICE, Entry, PartOf, Seen, filled, grain_of, opened
+from metier.delta.entry import SLICE, Entry, PartOf, Seen, filled, grain_of, is_plain, opened, sum_of
 from metier.delta.kinds import New
 from metier.delta.pool import one_thread
+from metier.delta.shape import Shape
 from metier.errors import UserError
+from metier.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class At(NamedTuple):
@@ -28,10 +30,10 @@ class At(NamedTuple):
 
     name: str
     start: int
-    shape: torch.Size
+    shape: Shape
 
 
-Part = Callable[[Any, At, Tensor], Tensor]
+Part = Callable[[Any, At, Any], Any]  # slices are tensors; of a plain transform also numpy arrays
 
 
 class Transform(NamedTuple):
@@ -41,6 +43,8 @@ class Transform(NamedTuple):
     local  a tensor's state depends on that tensor alone, so that `prepare` may be given one tensor at a time;
            states are then dicts by name
     rows   `part` is to be given whole rows, along the last axis
+    plain  `prepare` and `part` go without torch where a change can be read without: slices are numpy arrays then
+    factor where all that it does is to multiply: by what
     """
 
     prepare: Callable[[Delta], Any]
@@ -48,20 +52,25 @@ class Transform(NamedTuple):
     part: Part | None = None
     local: bool = False
     rows: bool = False
+    plain: bool = False
+    factor: float | None = None
 
 
-def elementwise(prepare: Callable[[Delta], Any], part: Part, *, local: bool = False, rows: bool = False) -> Transform:
+def elementwise(
+    prepare: Callable[[Delta], Any], part: Part, *, local: bool = False, rows: bool = False, plain: bool = False,
+    factor: float | None = None,
+) -> Transform:  # fmt: skip
     """A transform given by what it does to a slice, of whole rows where it asks for them."""
 
     def apply(state: Any, name: str, tensor: Tensor) -> Tensor:
         return part(state, At(name, 0, tensor.shape), tensor.reshape(-1).clone()).view(tensor.shape)
 
-    return Transform(prepare, apply, part, local, rows)
+    return Transform(prepare, apply, part, local, rows, plain, factor)
 
 
 def identity() -> Transform:
     """Changes nothing."""
-    return elementwise(_nothing, lambda _, at, values: values, local=True)
+    return elementwise(_nothing, lambda _, at, values: values, local=True, plain=True, factor=1.0)
 
 
 def per_tensor(change: Callable[[Tensor], Tensor]) -> Transform:
@@ -90,7 +99,8 @@ def chain(*stages: Transform) -> Transform:
         return values
 
     sliced = all(s.part is not None for s in stages)
-    return Transform(prepare, apply, part if sliced else None, all(s.local for s in stages), any(s.rows for s in stages))
+    local, rows, plain = all(s.local for s in stages), any(s.rows for s in stages), all(s.plain for s in stages)
+    return Transform(prepare, apply, part if sliced else None, local, rows, plain)
 
 
 def masked(inner: Transform, where: Callable[[str], bool]) -> Transform:
@@ -133,21 +143,26 @@ def seen(transform: Transform, state: Any, name: str, entry: Entry, device: torc
         return Seen(entry.shape, lambda: transform.apply(state, name, entry.dense().to(device)).cpu())
     source = opened(entry)
 
-    def sliced(start: int, stop: int, out: Tensor | None) -> Tensor:
+    def sliced(start: int, stop: int, out: Any) -> Any:
         values = source.part(start, stop, out) if device is None else source.part(start, stop).to(device)
         values = part(state, At(name, start, source.shape), values)
         return values if out is None or values is out else out.copy_(values)
 
-    return in_rows(source.shape, sliced) if transform.rows else in_slices(source.shape, sliced, grain_of(source))
+    if transform.rows:
+        return in_rows(source.shape, sliced)
+    simply = transform.plain and device is None and is_plain(source)
+    found = in_slices(source.shape, sliced, grain_of(source), plain=simply)
+    terms = sum_of(source) if simply else None
+    return replace(found, sum=terms.times(transform.factor)) if terms is not None and transform.factor is not None else found
 
 
-def in_slices(shape: torch.Size, part: PartOf, grain: int = SLICE) -> Seen:
+def in_slices(shape: Shape, part: PartOf, grain: int = SLICE, *, plain: bool = False) -> Seen:
     """An entry given by its slices."""
-    found = Seen(shape, lambda: filled(found, 0, shape.numel()).view(shape), part, grain)
+    found = Seen(shape, lambda: filled(found, 0, shape.numel()).view(shape), part, grain, plain)
     return found
 
 
-def in_rows(shape: torch.Size, part: PartOf) -> Seen:
+def in_rows(shape: Shape, part: PartOf) -> Seen:
     """An entry given by its slices of whole rows: a slice is cut from blocks of rows that are the same whatever is asked for.
 
     Blocks are formed by one thread, since sums along a row differ in their last bits between one and more.
@@ -182,7 +197,7 @@ def slices(entry: Entry, size: int = SLICE) -> Iterator[tuple[int, Tensor]]:
         yield start, entry.part(start, min(start + size, n))
 
 
-Combine = Callable[[At, Any, Sequence[float], Any], Tensor]
+Combine = Callable[[At, Any, Sequence[float], Any], Any]
 
 
 class Merge(NamedTuple):
@@ -196,6 +211,8 @@ class Merge(NamedTuple):
                  Of the others it gets a `Formed` for a stack
     rows         slices are to be of whole rows: S is (rows, last axis)
     weights      'delta': experts are changes; 'full': they are the weights themselves (deltas over a zero base), and so is the result
+    plain        `combine` and `plan` go without torch where the experts can be read without: the stack is a list of numpy arrays then.
+                 So does any `Total`
     """
 
     each: Transform
@@ -205,16 +222,17 @@ class Merge(NamedTuple):
     elementwise: bool | Callable[[At], bool] = True
     rows: bool = False
     weights: Literal["delta", "full"] = "delta"
+    plain: bool = False
 
 
-class Formed(Sequence[Tensor]):
+class Formed(Sequence["Tensor"]):
     """The experts' tensors, float32, each formed when it is asked for, and again when it is asked for again: no two need be held.
 
     start, shape: which part of the flat tensor, and how it is seen; coefs: what the tensors are multiplied by.
     """
 
     def __init__(
-        self, views: Sequence[Entry], shape: torch.Size, coefs: Sequence[float] = (), *, start: int = 0, device: torch.device | None = None
+        self, views: Sequence[Entry], shape: Shape, coefs: Sequence[float] = (), *, start: int = 0, device: torch.device | None = None
     ) -> None:  # fmt: skip
         self.views, self.shape, self.coefs, self.start, self.device = views, shape, coefs or [1.0] * len(views), start, device
 

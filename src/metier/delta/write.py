@@ -17,13 +17,17 @@ import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from metier.delta.checkpoint import INDEX, Checkpoint
 from metier.delta.stored import Facts, Stored, layout, raw
 from metier.errors import Unwritable, UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _HERE, _EXCHANGE = -100, 2  # AT_FDCWD; RENAME_EXCHANGE, and RENAME_SWAP of macOS
 RECIPE, LOCK = "metier.json", ".lock"
@@ -43,12 +47,12 @@ class ShardWriter:
         os.truncate(self.file, self.size)
         _put(self.file, memoryview(head), 0)
 
-    def write(self, name: str, start: int, values: Tensor) -> None:
-        """Put values of a tensor, of its type, at flat index `start`."""
+    def write(self, name: str, start: int, values: Tensor | NDArray[np.uint16]) -> None:
+        """Put values of a tensor, of its type (in an array: their bits), at flat index `start`."""
         facts = self.facts[name]
-        if values.dtype != facts.dtype:
+        if values.dtype != (np.uint16 if isinstance(values, np.ndarray) and facts.kind == "BF16" else facts.dtype):
             raise TypeError(f"{self.place.name}: '{name}' is {facts.dtype}; got {values.dtype}.")
-        _put(self.file, raw(values), self.start + facts.begin + start * facts.dtype.itemsize)
+        _put(self.file, raw(values), self.start + facts.begin + start * facts.itemsize)
 
     def finish(self) -> None:
         """Give the file its name."""
@@ -85,7 +89,7 @@ class CheckpointWriter:
 
 def layout_of(shard: Stored) -> tuple[bytes, dict[str, Facts]]:
     """(the bytes before the data, name -> facts) of a file with the tensors of `shard`."""
-    return layout(((n, f.dtype, f.shape) for n, f in shard.facts.items()), shard.metadata or {"format": "pt"})
+    return layout(((n, f.kind, f.shape) for n, f in shard.facts.items()), shard.metadata or {"format": "pt"})
 
 
 @contextlib.contextmanager

@@ -11,9 +11,12 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
-from metier.delta import Between, Checkpoint, Delta, Dense, Lazy, New, diff, load
+from metier.delta import Between, Checkpoint, Delta, Lazy, New, diff, load
+from metier.delta.difference import weights
 from metier.delta.entry import Entry, grain_of
 from metier.delta.entry import opened as opened_entry
+from metier.delta.kinds import read
+from metier.delta.stored import Mapped
 from metier.delta.transform import in_slices
 from metier.errors import BaseMismatch, KeyMismatch, ShapeMismatch, UserError
 from metier.merge._adapter import CONFIG as ADAPTER
@@ -84,18 +87,27 @@ def made_of(delta: Delta, start: Specialist, task: Task, experts: Sequence[Exper
 
 def weights_of(delta: Delta, base: Mapping[str, Tensor], names: Iterable[str] | None = None) -> Delta:
     """base + change: the expert's weights as a delta over a zero base, for merges of whole weights. names: all floating ones unless given."""
-    wanted = [n for n in base if base[n].is_floating_point()] if names is None else list(names)
+    stored = base if isinstance(base, Checkpoint) else None
+    floating = stored.floating if stored else lambda name: base[name].is_floating_point()
+    wanted = [n for n in base if floating(n)] if names is None else list(names)
 
     def entry(name: str) -> Entry:
-        change, before = delta.entries.get(name), base[name]
+        change, before = delta.entries.get(name), stored.mapped(name) if stored else base[name]
         if change is None:
-            return Dense(before)
-        if isinstance(change, Between) and change.base.data_ptr() == before.data_ptr():
-            return Dense(change.tuned)  # as it is stored, not by way of the difference
+            return weights(before)
+        if isinstance(change, Between) and _same(change.base, before):
+            return weights(change.tuned)  # as it is stored, not by way of the difference
         found = opened_entry(change)
-        return in_slices(before.shape, lambda start, stop, out: _sum(found, before, start, stop, out), grain_of(found))
+        return in_slices(before.shape, lambda start, stop, out: _sum(found, read(before), start, stop, out), grain_of(found))
 
     return replace(delta, entries=Lazy(wanted, entry), base="")
+
+
+def _same(a: Tensor | Mapped, b: Tensor | Mapped) -> bool:
+    """Whether two tensors are the same memory."""
+    if isinstance(a, Mapped) and isinstance(b, Mapped):
+        return a == b
+    return read(a).data_ptr() == read(b).data_ptr()
 
 
 def weights_of_model(base: Base) -> dict[str, Tensor]:

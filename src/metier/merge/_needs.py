@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence, Sized
-from typing import TypeVar
-
-from torch import Tensor
+from typing import TYPE_CHECKING, TypeVar
 
 from metier.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Stack = TypeVar("Stack", bound=Sized)
 

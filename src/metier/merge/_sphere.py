@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from metier import check
 from metier.delta.parts.span import Solve, spanned
 from metier.delta.transform import Merge, identity
 from metier.errors import UserError
+from metier.lazy import torch
 
+Floats = NDArray[np.float64]
 Of = Literal["weights", "changes"]
 OPPOSITE = -0.9995  # the cosine from which on two directions count as opposite: no arc between them is the shortest
 
@@ -24,26 +26,37 @@ def spherical(solve: Solve, of: Of) -> Merge:
     return Merge(identity(), combine, identity(), plan, weights="full" if of == "weights" else "delta")
 
 
-def arc(cosine: Tensor, t: float) -> tuple[Tensor, Tensor]:
+def maths(values: Any) -> Any:
+    """numpy or torch, whichever made the values: the functions used here have the same names in both."""
+    return torch if hasattr(values, "device") and not isinstance(values, np.ndarray | np.generic) else np
+
+
+def arc(cosine: Any, t: float) -> tuple[Any, Any]:
     """Factors of both ends at the share t of the arc between them; of the straight line where they are parallel or opposite."""
-    theta = cosine.clamp(-1, 1).acos()
-    sine = theta.sin()
+    m = maths(cosine)
+    theta = m.arccos(m.clip(cosine, -1, 1))
+    sine = m.sin(theta)
     straight = (cosine < OPPOSITE) | (sine < 1e-9)
-    sine = torch.where(straight, 1.0, sine)
-    first, second = ((1 - t) * theta).sin() / sine, (t * theta).sin() / sine
-    return torch.where(straight, 1 - t, first), torch.where(straight, t, second)
+    sine = m.where(straight, 1.0, sine)
+    first, second = m.sin((1 - t) * theta) / sine, m.sin(t * theta) / sine
+    return m.where(straight, 1 - t, first), m.where(straight, t, second)
 
 
-def cosines(products: Tensor) -> Tensor:
+def cosines(products: Floats) -> Floats:
     """Cosines from inner products, (k, k); 1 where a tensor is zero, which has no direction."""
-    norms = products.diagonal().sqrt()
-    lengths = norms[:, None] * norms
-    return torch.where(lengths > 0, products / lengths.where(lengths > 0, torch.ones(())), 1.0)
+    norms = np.sqrt(products.diagonal())
+    return ratio(products, norms[:, None] * norms, 1.0)  # type: ignore[no-any-return]
 
 
-def shares(name: str, coefs: Sequence[float]) -> Tensor:
-    """The coefs divided by their sum, float64. Raises UserError where that is 0."""
-    given = torch.tensor(list(coefs), dtype=torch.float64)
+def ratio(products: Any, lengths: Any, otherwise: float) -> Any:
+    """products / lengths, and `otherwise` where a length is 0."""
+    m = maths(products)
+    return m.where(lengths > 0, products / m.where(lengths > 0, lengths, 1.0), otherwise)
+
+
+def shares(name: str, coefs: Sequence[float]) -> Floats:
+    """The coefs divided by their sum. Raises UserError where that is 0."""
+    given = np.array(coefs, np.float64)
     if abs(float(given.sum())) < 1e-12:
         raise UserError(f"{name}: the coefficients {list(coefs)} add up to 0, so there is no mean. Change one of them.")
     return given / given.sum()

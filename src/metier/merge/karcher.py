@@ -17,14 +17,14 @@ Errors:      UserError where the coefs add up to 0, or steps or tolerance are ou
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from metier import check
 from metier.delta.transform import Merge
-from metier.merge._sphere import shares, spherical
+from metier.merge._sphere import Floats, shares, spherical
 from metier.method import About
 
 ABOUT = About(place="weights")
@@ -40,34 +40,34 @@ def karcher(
     check.integer("karcher: steps", steps, low=0)
     check.number("karcher: tolerance", tolerance, above=0)
 
-    def solve(products: Tensor, coefs: tuple[float, ...]) -> list[float]:
-        share, norms = shares("karcher", coefs), products.diagonal().sqrt()
+    def solve(products: Floats, coefs: tuple[float, ...]) -> list[float]:
+        share, norms = shares("karcher", coefs), np.sqrt(products.diagonal())
         there = norms > 0
         if not there.any():
-            return share.tolist()
-        inner = (products / (norms[:, None] * norms))[there][:, there].clamp(-1, 1)
+            return list(map(float, share))
+        inner = np.clip((products[there][:, there] / (norms[there][:, None] * norms[there])), -1, 1)
         mean = _mean(inner, share[there] / share[there].sum(), steps, tolerance)
-        factors = torch.zeros_like(norms)
+        factors = np.zeros_like(norms)
         factors[there] = float(share @ norms) * mean / norms[there]
-        return factors.tolist()
+        return list(map(float, factors))
 
     return spherical(solve, of)
 
 
-def _mean(inner: Tensor, share: Tensor, steps: int, tolerance: float) -> Tensor:
+def _mean(inner: Floats, share: Floats, steps: int, tolerance: float) -> Floats:
     """Factors (k,) of the unit vectors with these inner products (k, k) in their Karcher mean."""
-    mean = share.clone()
+    mean = share
     if float(mean @ inner @ mean) < tolerance**2:
-        mean = torch.nn.functional.one_hot(torch.tensor(0), len(share)).double()
-    mean = mean / (mean @ inner @ mean).sqrt()
+        mean = np.eye(len(share))[0]
+    mean = mean / np.sqrt(mean @ inner @ mean)
     for _ in range(steps):
-        cosine = (inner @ mean).clamp(-1, 1)
-        theta = cosine.acos()
-        stretch = torch.where(theta < tolerance, 0.0, share * theta / theta.sin().clamp(min=1e-12))
+        cosine = np.clip(inner @ mean, -1, 1)
+        theta = np.arccos(cosine)
+        stretch = np.where(theta < tolerance, 0.0, share * theta / np.maximum(np.sin(theta), 1e-12))
         tangent = stretch - float(stretch @ cosine) * mean
-        length = (tangent @ inner @ tangent).clamp(min=0).sqrt()
-        if float(length) < tolerance:
+        length = math.sqrt(max(float(tangent @ inner @ tangent), 0.0))
+        if length < tolerance:
             break
-        mean = length.cos() * mean + length.sin() * tangent / length
-        mean = mean / (mean @ inner @ mean).sqrt()
+        mean = math.cos(length) * mean + math.sin(length) * tangent / length
+        mean = mean / np.sqrt(mean @ inner @ mean)
     return mean

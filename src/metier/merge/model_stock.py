@@ -17,11 +17,9 @@ Errors:      UserError where there are fewer than two experts, or they have coef
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from metier import check
 from metier.delta.parts import total
@@ -29,7 +27,11 @@ from metier.delta.parts.span import spanned
 from metier.delta.transform import At, Merge, identity
 from metier.errors import UserError
 from metier.merge._needs import unweighted
+from metier.merge._sphere import Floats, maths, ratio
 from metier.method import About
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ABOUT = About(place="weights", experts=(2, None), weighted=False, search={"per": ("tensor", "row")})
 
@@ -45,7 +47,7 @@ def model_stock(
     return Merge(identity(), combine, identity(), plan)
 
 
-def _solve(products: Tensor, coefs: tuple[float, ...]) -> list[float]:
+def _solve(products: Floats, coefs: tuple[float, ...]) -> list[float]:
     unweighted("model_stock", coefs)
     return [float(_ratio(products)) / len(products)] * len(products)
 
@@ -54,19 +56,20 @@ def _by_row(at: At, stack: Tensor, coefs: Sequence[float], plan: Any) -> Tensor:
     unweighted("model_stock", coefs)
     rows = stack.transpose(0, 1).double()  # (r, k, n)
     factor = _ratio(rows @ rows.transpose(1, 2)) / len(stack)
-    return total(at, stack, [1.0] * len(stack)) * factor.float()[:, None]
+    return total(at, stack, [1.0] * len(stack)) * factor.float()[:, None]  # type: ignore[no-any-return]
 
 
-def _ratio(products: Tensor) -> Tensor:
+def _ratio(products: Any) -> Any:
     """t from inner products: (..., k, k) -> (...)."""
     k = products.shape[-1]
     if k < 2:
         raise UserError("model_stock: takes at least 2 experts; got 1.")
-    norms = products.diagonal(dim1=-2, dim2=-1).sqrt()
+    m = maths(products)
+    norms = m.sqrt(m.einsum("...ii->...i", products))
     lengths = norms[..., :, None] * norms[..., None, :]
-    cosine = torch.where(lengths > 0, products / lengths.where(lengths > 0, torch.ones(())), 0.0).clamp(-1, 1)
-    pairs = torch.triu_indices(k, k, 1)
-    mean = cosine[..., pairs[0], pairs[1]].mean(-1)
+    cosine = m.clip(ratio(products, lengths, 0.0), -1, 1)
+    first, second = zip(*itertools.combinations(range(k), 2), strict=True)
+    mean = cosine[..., first, second].mean(-1)
     divisor = 1 + (k - 1) * mean
-    flat = divisor.abs() < 1e-6
-    return torch.where(flat, 0.0, k * mean / torch.where(flat, 1.0, divisor))
+    flat = m.abs(divisor) < 1e-6
+    return m.where(flat, 0.0, k * mean / m.where(flat, 1.0, divisor))

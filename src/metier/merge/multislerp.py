@@ -21,11 +21,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from torch import Tensor
+import numpy as np
 
 from metier.delta.transform import Merge
 from metier.errors import UserError
-from metier.merge._sphere import shares, spherical
+from metier.merge._sphere import Floats, shares, spherical
 from metier.method import About
 
 ABOUT = About(place="weights")
@@ -38,15 +38,15 @@ def multislerp(
     return spherical(_solve, of)
 
 
-def _solve(products: Tensor, coefs: tuple[float, ...]) -> list[float]:
-    share, norms = shares("multislerp", coefs), products.diagonal().sqrt()
-    inverse = (1 / norms).where(norms > 0, norms)
+def _solve(products: Floats, coefs: tuple[float, ...]) -> list[float]:
+    share, norms = shares("multislerp", coefs), np.sqrt(products.diagonal())
+    inverse = np.where(norms > 0, 1 / np.where(norms > 0, norms, 1.0), 0.0)
     weights = share * inverse  # of the experts' tensors in m
     length = float(weights @ products @ weights) ** 0.5 if len(products) > 1 else 1.0
     if not norms.any() or len(products) == 1:
-        return share.tolist()
+        return list(map(float, share))
     if length < 1e-7:
         if len(products) == 2:
-            return share.tolist()
+            return list(map(float, share))
         raise UserError("multislerp: the directions of the experts cancel, so there is no mean of them. Change a coef.")
-    return (weights * float(share @ norms) / length).tolist()
+    return list(map(float, weights * float(share @ norms) / length))

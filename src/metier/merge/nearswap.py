@@ -16,13 +16,12 @@ Errors:      UserError where t is not above 0, or there is not exactly one exper
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated, Any
 
-from torch import Tensor
+import numpy as np
 
 from metier import check
-from metier.delta.parts import total
+from metier.delta.parts.total import Total
 from metier.delta.transform import At, Merge, elementwise, identity
 from metier.merge._needs import exactly
 from metier.method import About
@@ -33,8 +32,9 @@ ABOUT = About(place="weights", experts=(1, 1), search={"t": (0.0001, 0.001, 0.01
 def nearswap(*, t: Annotated[float, "The most that an entry changes."] = 0.001) -> Merge:
     """The change, cut at t."""
     check.number("nearswap: t", t, above=0)
-    return Merge(elementwise(lambda _: None, lambda _, at, values: values.clamp_(-t, t), local=True), _combine, identity())
 
+    def part(_: None, at: At, values: Any) -> Any:
+        return np.clip(values, -t, t, out=values) if isinstance(values, np.ndarray) else values.clamp_(-t, t)
 
-def _combine(at: At, stack: Tensor, coefs: Sequence[float], plan: Any) -> Tensor:
-    return total(at, exactly("nearswap", stack, 1), coefs)
+    cut = elementwise(lambda _: None, part, local=True, plain=True)
+    return Merge(cut, Total(lambda coefs, plan: exactly("nearswap", coefs, 1)), identity())

@@ -20,17 +20,18 @@ Errors:      UserError where there are not exactly two experts or their coefs ad
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from metier import check
 from metier.delta.entry import SLICE, Entry, filled
 from metier.delta.transform import At, Merge, identity
+from metier.lazy import torch
 from metier.merge._needs import exactly
-from metier.merge._sphere import Of, arc, cosines, shares, spherical
+from metier.merge._sphere import Floats, Of, arc, cosines, ratio, shares, spherical
 from metier.method import About
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ABOUT = About(place="weights", experts=(2, 2), search={"per": ("tensor", "row")})
 
@@ -48,9 +49,9 @@ def nuslerp(
     return _by_row(of) if per == "row" else _by_column(of)
 
 
-def _solve(products: Tensor, coefs: tuple[float, ...]) -> list[float]:
+def _solve(products: Floats, coefs: tuple[float, ...]) -> list[float]:
     exactly("nuslerp", products, 2)
-    return torch.stack(arc(cosines(products)[0, 1], _share(coefs))).tolist()
+    return [float(f) for f in arc(cosines(products)[0, 1], _share(coefs))]
 
 
 def _by_row(of: Of) -> Merge:
@@ -91,9 +92,7 @@ def _products(first: Tensor, second: Tensor, axis: int) -> Tensor:
 
 
 def _factors(products: Tensor, coefs: Sequence[float]) -> tuple[Tensor, Tensor]:
-    lengths = (products[0] * products[1]).sqrt()
-    cosine = torch.where(lengths > 0, products[2] / lengths.where(lengths > 0, torch.ones(())), 1.0)
-    return arc(cosine, _share(coefs))
+    return arc(ratio(products[2], (products[0] * products[1]).sqrt(), 1.0), _share(coefs))
 
 
 def _share(coefs: Sequence[float]) -> float:

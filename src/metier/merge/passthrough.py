@@ -16,14 +16,11 @@ Errors:      UserError where scale is not a finite number, or there is not exact
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Any
-
-from torch import Tensor
+from typing import Annotated
 
 from metier.delta.parts import scale as scaled
-from metier.delta.parts import total
-from metier.delta.transform import At, Merge, identity
+from metier.delta.parts.total import Total
+from metier.delta.transform import Merge, identity
 from metier.merge._needs import exactly
 from metier.method import About
 
@@ -32,8 +29,4 @@ ABOUT = About(place="weights", experts=(1, 1))
 
 def passthrough(*, scale: Annotated[float, "Factor of the change."] = 1.0) -> Merge:
     """The expert's change, times scale."""
-    return Merge(identity(), _combine, scaled(scale))
-
-
-def _combine(at: At, stack: Tensor, coefs: Sequence[float], plan: Any) -> Tensor:
-    return total(at, exactly("passthrough", stack, 1), coefs)
+    return Merge(identity(), Total(lambda coefs, plan: exactly("passthrough", coefs, 1)), scaled(scale))

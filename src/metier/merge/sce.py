@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -65,10 +66,10 @@ def sce(
             variance = _variances(entries)
             varying = sum(int(values.count_nonzero()) for _, values in slices(variance))
             found = _Plan(cuts({name: variance}, count_of(density, varying))[name], [])
-        energy = torch.zeros(len(entries), dtype=torch.float64)
+        energy = np.zeros(len(entries))
         for start, stack in _stacks(entries):
             energy += squares(found.selected(stack, start))
-        return found._replace(weights=(energy / energy.sum() if energy.any() else torch.full_like(energy, 1 / len(energy))).tolist())
+        return found._replace(weights=(energy / energy.sum() if energy.any() else np.full_like(energy, 1 / len(energy))).tolist())
 
     return Merge(identity(), _combine, scaled(scale), plan)
 

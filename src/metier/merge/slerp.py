@@ -20,13 +20,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import torch
-from torch import Tensor
-
 from metier import check
 from metier.delta.transform import Merge
 from metier.merge._needs import exactly, unweighted
-from metier.merge._sphere import arc, cosines, spherical
+from metier.merge._sphere import Floats, arc, cosines, spherical
 from metier.method import About
 
 ABOUT = About(place="weights", experts=(2, 2), weighted=False, search={"t": (0.3, 0.5, 0.7)})
@@ -36,9 +33,9 @@ def slerp(*, t: Annotated[float, "Fraction of the way from the first expert to t
     """The point of the arc between two experts' weights."""
     check.number("slerp: t", t, low=0, high=1)
 
-    def solve(products: Tensor, coefs: tuple[float, ...]) -> list[float]:
+    def solve(products: Floats, coefs: tuple[float, ...]) -> list[float]:
         exactly("slerp", products, 2)
         unweighted("slerp", coefs)
-        return torch.stack(arc(cosines(products)[0, 1], t)).tolist()
+        return [float(f) for f in arc(cosines(products)[0, 1], t)]
 
     return spherical(solve, "weights")

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from metier import check
 from metier.delta import native
 from metier.delta.transform import At, Transform, elementwise
+from metier.lazy import torch
 
 DRAWN = 1 << 16  # entries whose uniform draws share one generator
 MANY = 1 << 18  # entries that are kept or dropped by one generator's draws
@@ -26,7 +26,7 @@ def drop(density: float, *, seed: int = 0, rescale: bool = True) -> Transform:
     check.fraction("drop: density", density)
     check.integer("drop: seed", seed, low=0)
 
-    def part(key: str, at: At, values: Tensor) -> Tensor:
+    def part(key: str, at: At, values: Any) -> Any:
         if density == 1:
             return values
         keeps = kept(f"{seed}|{key}|{at.name}", density, at)
@@ -34,10 +34,10 @@ def drop(density: float, *, seed: int = 0, rescale: bool = True) -> Transform:
             _only(values[first - at.start : last - at.start], keep, density if rescale else 1.0)
         return values
 
-    return elementwise(lambda delta: delta.key, part, local=True)
+    return elementwise(lambda delta: delta.key, part, local=True, plain=True)
 
 
-def _only(values: Tensor, keep: NDArray[np.uint8], divisor: float) -> None:
+def _only(values: Any, keep: NDArray[np.uint8], divisor: float) -> None:
     """Zero, in place, where `keep` is 0; the others divided."""
     if not native.drop(values, keep, divisor):
         values.view(torch.int32).bitwise_and_(torch.from_numpy(np.negative(keep.view(np.int8))).to(values.device))

@@ -5,10 +5,10 @@ Draws are keyed as those of `drop`: by seed, the delta's key, tensor name and bl
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from metier import check
 from metier.delta import native
@@ -16,6 +16,10 @@ from metier.delta.parts.drop import uniform
 from metier.delta.scratch import scratch
 from metier.delta.transform import At, Transform, elementwise
 from metier.errors import UserError
+from metier.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def drop_by_rank(density: float, epsilon: float, *, seed: int = 0, rescale: bool = True) -> Transform:

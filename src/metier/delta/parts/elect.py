@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from metier.delta import native
 from metier.delta.scratch import scratch
 from metier.delta.transform import At
+from metier.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
-def elect_sign_mean(at: At, stack: Tensor, coefs: Sequence[float], plan: Any = None) -> Tensor:
+def elect_sign_mean(at: At, stack: Any, coefs: Sequence[float], plan: Any = None) -> Any:
     """(k, *S) -> S: mean, weighted by |coef|, of the non-zero entries whose sign is that of the weighted sum; 0 where there are none."""
     if native.elect(list(stack), coefs, _least(coefs)):
         return stack[0]

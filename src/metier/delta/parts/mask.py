@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from metier.delta.delta import Delta
 from metier.delta.transform import At, Transform, elementwise
 from metier.errors import KeyMismatch, ShapeMismatch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def mask(masks: Mapping[str, Tensor] | Callable[[str], Tensor]) -> Transform:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from metier import check
 from metier.delta.transform import Transform
 from metier.errors import ShapeMismatch
+from metier.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def project(subspaces: Mapping[str, Tensor], *, onto: bool = True, side: Literal["out", "in"] = "in") -> Transform:

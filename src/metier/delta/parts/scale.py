@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-
-from torch import Tensor
+from typing import Any
 
 from metier import check
 from metier.delta.delta import Delta
@@ -18,18 +17,25 @@ DEPTH = re.compile(r"(?:^|\.)(?:layers?|h|blocks?)\.(\d+)\.")
 def scale(factor: float) -> Transform:
     """Every change times `factor`."""
     check.number("scale", factor)
-    return elementwise(lambda _: None, lambda _, at, values: values if factor == 1 else values.mul_(factor), local=True)
+
+    def part(_: None, at: At, values: Any) -> Any:
+        if factor != 1:
+            values *= factor
+        return values
+
+    return elementwise(lambda _: None, part, local=True, plain=True, factor=factor)
 
 
 def scale_by(factors: Mapping[str, float] | Callable[[str], float]) -> Transform:
     """Each tensor's change times its factor. Raises KeyMismatch for a tensor that a mapping does not name."""
 
-    def part(_: None, at: At, values: Tensor) -> Tensor:
+    def part(_: None, at: At, values: Any) -> Any:
         if not callable(factors) and at.name not in factors:
             raise KeyMismatch(f"scale_by: no factor for '{at.name}'.")
-        return values.mul_(factors(at.name) if callable(factors) else factors[at.name])
+        values *= factors(at.name) if callable(factors) else factors[at.name]
+        return values
 
-    return elementwise(lambda _: None, part, local=True)
+    return elementwise(lambda _: None, part, local=True, plain=True)
 
 
 def by_depth(low: float, high: float, *, elsewhere: float | None = None) -> Transform:
@@ -42,7 +48,11 @@ def by_depth(low: float, high: float, *, elsewhere: float | None = None) -> Tran
         last = max(depths.values(), default=0) or 1
         return {n: low + (high - low) * depths[n] / last if n in depths else (low if elsewhere is None else elsewhere) for n in delta}
 
-    return elementwise(prepare, lambda factors, at, values: values.mul_(factors[at.name]))
+    def part(factors: dict[str, float], at: At, values: Any) -> Any:
+        values *= factors[at.name]
+        return values
+
+    return elementwise(prepare, part, plain=True)
 
 
 def depth_of(name: str) -> int | None:

@@ -3,53 +3,74 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-from metier.delta.entry import SLICE, Entry, opened
-from metier.delta.parts.total import total
+from metier.delta import native
+from metier.delta.entry import SLICE, Entry, is_plain, opened
+from metier.delta.parts.total import Total
 from metier.delta.scratch import stacked
-from metier.delta.transform import At, Combine
 
-CHUNK = 1 << 12  # products are added in float32 within a chunk, in float64 over the chunks
-Solve = Callable[[Tensor, tuple[float, ...]], Sequence[float]]
+CHUNK, LANES = 1024, 32  # as in kernels.c
+Solve = Callable[[NDArray[np.float64], tuple[float, ...]], Sequence[float]]
 
 
-def spanned(solve: Solve) -> tuple[Callable[[str, Sequence[Entry]], Any], Combine]:
-    """(plan, combine) of a merge. solve: (inner products (k, k) float64, coefs) -> the factor of each expert's tensor."""
+def spanned(solve: Solve) -> tuple[Callable[[str, Sequence[Entry]], Any], Total]:
+    """(plan, combine) of a merge. solve: (inner products (k, k), coefs) -> the factor of each expert's tensor."""
 
     def plan(name: str, entries: Sequence[Entry]) -> Callable[[tuple[float, ...]], Sequence[float]]:
         products = gram(entries)
         return functools.cache(lambda coefs: solve(products, coefs))
 
-    def combine(at: At, stack: Tensor, coefs: Sequence[float], plan: Any) -> Tensor:
-        return total(at, stack, plan(tuple(coefs)))
-
-    return plan, combine
+    return plan, Total(lambda coefs, plan: plan(tuple(coefs)))
 
 
-def gram(entries: Sequence[Entry]) -> Tensor:
-    """Inner products of the flat tensors: (k, k) float64, one pass."""
-    sources, found = [opened(e) for e in entries], torch.zeros(len(entries), len(entries), dtype=torch.float64)
-    n = sources[0].shape.numel()
+def gram(entries: Sequence[Entry]) -> NDArray[np.float64]:
+    """Inner products of the flat tensors: (k, k), one pass."""
+    sources, found = [opened(e) for e in entries], np.zeros((len(entries), len(entries)))
+    n, plain = sources[0].shape.numel(), all(map(is_plain, sources))
     for start in range(0, n, SLICE):
         stop = min(start + SLICE, n)
-        with stacked(len(sources), stop - start) as rows:
+        with stacked(len(sources), stop - start, plain=plain) as rows:
             for source, row in zip(sources, rows, strict=True):
                 source.part(start, stop, row)
-            found += _products(rows)
+            if not native.gram(rows, found):
+                _gram([np.asarray(row) for row in rows], found)
     return found
 
 
-def squares(rows: Tensor) -> Tensor:
-    """(k, n) float32 -> (k,) float64: the sum of squares of each row."""
-    return _products(rows).diagonal()
+def squares(rows: Any) -> NDArray[np.float64]:
+    """(k, n) float32 -> (k,): the sum of squares of each row."""
+    found = np.zeros((len(rows), 1, 1))
+    for row, one in zip(rows, found, strict=True):
+        if not native.gram([row], one):
+            _gram([np.asarray(row)], one)
+    return found.reshape(-1)
 
 
-def _products(rows: Tensor) -> Tensor:
-    whole = rows.shape[1] // CHUNK * CHUNK
-    chunks, rest = rows[:, :whole].reshape(len(rows), -1, CHUNK).transpose(0, 1), rows[:, whole:]  # chunks: (c, k, CHUNK)
-    return (chunks @ chunks.transpose(1, 2)).double().sum(0) + (rest @ rest.T).double()
+def _gram(rows: Sequence[NDArray[np.float32]], out: NDArray[np.float64]) -> None:
+    """As `native.gram`, products added in the same order."""
+    k, n = len(rows), len(rows[0])
+    for r, s in itertools.combinations_with_replacement(range(k), 2):
+        products = rows[r].astype(np.float64) * rows[s]
+        whole = n // CHUNK * CHUNK
+        sums = _lanes(products[:whole].reshape(-1, CHUNK // LANES, LANES))
+        rest = products[whole:]
+        even = len(rest) // LANES * LANES
+        if len(rest):
+            last = _lanes(rest[:even].reshape(1, -1, LANES))
+            sums = np.append(sums, np.add.accumulate(np.append(last, rest[even:]))[-1])
+        out[r, s] = out[s, r] = np.add.accumulate(np.append(out[r, s], sums))[-1]
+
+
+def _lanes(products: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(chunks, many, LANES) -> (chunks,): each lane added up, then the lanes, one after another."""
+    if not products.size:
+        return np.zeros(len(products))
+    lanes = np.add.accumulate(products, 1)[:, -1]
+    found: NDArray[np.float64] = np.add.accumulate(lanes, 1)[:, -1]
+    return found

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
-from torch import Tensor
+import numpy as np
 
 from metier import check
 from metier.delta.delta import Delta
 from metier.delta.kinds import New
-from metier.delta.scratch import scratch
+from metier.delta.scratch import array, scratch
 from metier.delta.select import Cut, count_of, cuts_at
 from metier.delta.transform import At, Transform, elementwise
 from metier.errors import UserError
@@ -28,10 +28,10 @@ def trim(density: float, *, scope: Scope = "tensor") -> Transform:
     def prepare(delta: Delta) -> dict[str, Cut]:
         return {} if density == 1 else _cut(delta, scope, density)[0]
 
-    def part(state: dict[str, Cut], at: At, values: Tensor) -> Tensor:
+    def part(state: dict[str, Cut], at: At, values: Any) -> Any:
         return values if density == 1 else state[at.name].keep(at.start, values)
 
-    return elementwise(prepare, part, local=scope == "tensor")
+    return elementwise(prepare, part, local=scope == "tensor", plain=True)
 
 
 def trim_outliers(density: float, gamma: float, *, scope: Scope = "tensor") -> Transform:
@@ -50,12 +50,15 @@ def trim_outliers(density: float, gamma: float, *, scope: Scope = "tensor") -> T
     def prepare(delta: Delta) -> list[dict[str, Cut]]:
         return _cut(delta, scope, gamma, min(density + gamma, 1.0))
 
-    def part(state: list[dict[str, Cut]], at: At, values: Tensor) -> Tensor:
+    def part(state: list[dict[str, Cut]], at: At, values: Any) -> Any:
         largest, kept = state[0][at.name], state[1][at.name]
-        outliers = largest.keep(at.start, values, scratch("outliers", len(values), device=values.device))
-        return kept.keep(at.start, values).sub_(outliers)
+        room = array("outliers", len(values)) if isinstance(values, np.ndarray) else scratch("outliers", len(values), device=values.device)
+        outliers = largest.keep(at.start, values, room)
+        values = kept.keep(at.start, values)
+        values -= outliers
+        return values
 
-    return elementwise(prepare, part, local=scope == "tensor")
+    return elementwise(prepare, part, local=scope == "tensor", plain=True)
 
 
 def layer_of(name: str) -> str:

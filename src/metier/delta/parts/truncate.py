@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from metier import check
 from metier.delta.kinds import LowRank
 from metier.delta.transform import Transform, per_tensor
 from metier.errors import UserError
+from metier.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def truncate(rank: int | None = None, *, energy: float | None = None) -> Transform:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from metier.delta.checkpoint import INDEX
-from metier.delta.stored import Facts, layout
+from metier.delta.stored import FLOATING, Facts, layout
 from metier.delta.write import KEPT, RECIPE
 
 SHARD = 5_000_000_000  # bytes of a file of the result, at most
@@ -62,6 +62,14 @@ class Laid:
     def shape(self, name: str) -> torch.Size:
         """A tensor's shape."""
         return torch.Size(self.where[name].facts[name].shape)
+
+    def facts(self, name: str) -> Facts:
+        """Type, shape and place of a tensor."""
+        return self.where[name].facts[name]
+
+    def floating(self, name: str) -> bool:
+        """Whether a tensor's entries are floating-point numbers."""
+        return self.facts(name).kind in FLOATING
 
     def dtype(self, name: str) -> torch.dtype:
         """A tensor's type."""
