@@ -16,7 +16,8 @@ from metier import check
 from metier.delta import native
 from metier.delta.delta import Delta, Lazy
 from metier.delta.entry import SLICE, Entry, Seen, grain_of, is_plain, opened, sum_of
-from metier.delta.kinds import Dense, New, Sum
+from metier.delta.kinds import Dense, New
+from metier.delta.native import Sum
 from metier.delta.parts.total import Total
 from metier.delta.scratch import stacked
 from metier.delta.shape import Shape
@@ -127,27 +128,23 @@ def combination(
     if merge.rows:
         return in_rows(shape, part)
     found = in_slices(shape, part, grain, plain=can_be_plain(merge) and device is None and all(map(is_plain, views)))
-    return (
-        replace(found, sum=_summed(views, merge.combine.factors(coefs, plan)))
-        if isinstance(merge.combine, Total) and found.plain
-        else found
-    )
+    if not isinstance(merge.combine, Total) or not found.plain:
+        return found
+    return replace(found, sum=_summed(views, merge.combine.factors(coefs, plan), merge.combine.elects))
 
 
 def can_be_plain(merge: Merge) -> bool:
     """Whether the merge goes without torch where the experts can be read without."""
-    return (merge.plain or isinstance(merge.combine, Total)) and merge.elementwise is True and merge.each.plain and merge.then.plain
+    return isinstance(merge.combine, Total) and merge.elementwise is True and merge.each.plain and merge.then.plain
 
 
-def _summed(views: Sequence[Entry], factors: Sequence[float]) -> Sum | None:
-    """The sum of factor * change as one of stored tensors, where each change is one such tensor and all have one base."""
-    terms = [sum_of(view) for view in views]
-    if any(t is None or len(t.tuned) != 1 or t.factors != (1.0,) or t.scale is not None for t in terms):
+def _summed(views: Sequence[Entry], factors: Sequence[float], elects: bool) -> Sum | None:
+    """The combination as one of stored tensors, where each change is one such tensor and all have one base."""
+    terms = [t for view in views if (t := sum_of(view)) is not None and t.factors == (1.0,) and t.scale is None and not t.elects]
+    if len(terms) < len(views) or any(not same(t.base, terms[0].base) for t in terms):
         return None
-    known = [t for t in terms if t is not None]
-    if any(not same(t.base, known[0].base) for t in known):
-        return None
-    return Sum(known[0].base, tuple(t.tuned[0] for t in known), tuple(map(float, factors)))
+    steps = tuple(t.steps[0] if t.steps else None for t in terms)
+    return Sum(terms[0].base, tuple(t.tuned[0] for t in terms), tuple(map(float, factors)), None, steps if any(steps) else (), elects)
 
 
 def same(a: NDArray[np.uint16] | None, b: NDArray[np.uint16] | None) -> bool:

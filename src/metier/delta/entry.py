@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from metier.delta.held import Held
-from metier.delta.kinds import Between, Dense, LowRank, New, Packed, Ref, Sparse, Sum, floats
+from metier.delta.kinds import Between, Dense, LowRank, New, Packed, Ref, Sparse, floats
+from metier.delta.native import Sum
 from metier.delta.pool import one_thread
 from metier.delta.shape import Shape
 from metier.lazy import torch

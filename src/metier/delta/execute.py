@@ -262,7 +262,7 @@ class _Shard:
             stop = min(start + step, last)
             out = array("rounded", stop - start, np.uint16)
             if terms is not None:
-                finite = native.merged(terms, start, stop, out)
+                finite = native.merged(terms, start, stop, out, array("chunks", len(terms.tuned) * native.CHUNK))
             else:
                 change = entry.part(start, stop, place(self.work.experts, stop - start, plain=True))
                 finite = bool(native.rounded(change, out) if full else native.added(before[start:stop], change, out))

@@ -84,18 +84,6 @@ int rounded(const float *values, uint16_t *out, int64_t n) {
     return bad;
 }
 
-/* out = base + the sum of `summed`, as `added`; where base is NULL, that sum, as `rounded`. */
-int merged(const uint16_t *base, const uint16_t *const *tuned, const float *factors, int k, float scale, uint16_t *out, int64_t n) {
-    float sum[CHUNK];
-    int bad = 0;
-    for (int64_t start = 0; start < n; start += CHUNK) {
-        int m = (int)(n - start < CHUNK ? n - start : CHUNK);
-        sum_of(base, tuned, factors, k, scale, start, m, sum);
-        bad |= base ? added(base + start, sum, out + start, m) : rounded(sum, out + start, m);
-    }
-    return bad;
-}
-
 /* rows[0] = the sum of coef * row, as in `summed`. */
 void total(float *const *rows, const float *coefs, int k, int64_t n) {
     for (int64_t start = 0; start < n; start += CHUNK) {
@@ -142,32 +130,52 @@ static inline int64_t positions(const uint8_t *found, int64_t m, int32_t *at) {
     return count;
 }
 
+static inline uint32_t bits_of(float f) {
+    uint32_t u;
+    memcpy(&u, &f, 4);
+    return u;
+}
+
 /* Magnitudes against a bracket. counts: not a number, above high, equal to high, equal to low, held.
-   held (room for n): the magnitudes inside, low and high themselves only where they are not apart. */
-void look(const float *values, int64_t n, float low, float high, int low_apart, int high_apart, float *held, int64_t *counts) {
+   held (room for n): the magnitudes inside, low and high themselves only where they are not apart.
+   values: float32; where it is NULL they are tuned - base. Bits of magnitudes are ordered as their numbers are. */
+void look(const float *values, const uint16_t *tuned, const uint16_t *base, int64_t n, float low, float high, int low_apart, int high_apart,
+          float *held, int64_t *counts) {
+    uint32_t first = bits_of(low) + (low_apart != 0), last = bits_of(high) - (high_apart != 0), size[CHUNK];
+    int some = bits_of(high) >= (uint32_t)(high_apart != 0) && first <= last;
     int64_t total[4] = {0}, kept = 0;
     uint8_t inside[CHUNK];
     int32_t at[CHUNK];
     for (int64_t start = 0; start < n; start += CHUNK) {
         int m = (int)(n - start < CHUNK ? n - start : CHUNK);
-        const float *x = values + start;
-        int32_t none = 0, above = 0, highs = 0, lows = 0, within = 0;
-        memset(inside, 0, sizeof inside);
+        uint32_t most = 0, above = 0, highs = 0, lows = 0, span = last - first, within = 0, bottom = bits_of(low), top = bits_of(high);
+        if (values)
+            for (int i = 0; i < m; i++) size[i] = bits_of(values[start + i]) & 0x7FFFFFFFu;
+        else
+            for (int i = 0; i < m; i++) size[i] = bits_of(wide(tuned[start + i]) - wide(base[start + i])) & 0x7FFFFFFFu;
         for (int i = 0; i < m; i++) {
-            float a = fabsf(x[i]);
-            int is_low = a == low, is_high = a == high;
-            none += a != a;
-            above += a > high;
-            highs += is_high;
-            lows += is_low;
-            int in = ((a > low) | (is_low & !low_apart)) & ((a < high) | (is_high & !high_apart));
-            inside[i] = (uint8_t)in;
-            within += in;
+            most = size[i] > most ? size[i] : most;
+            above += size[i] > top;
+            within += size[i] - first <= span;
         }
-        total[0] += none, total[1] += above, total[2] += highs, total[3] += lows;
-        if (!within) continue;
+        total[1] += above;
+        if (most > 0x7F800000u)
+            for (int i = 0; i < m; i++) total[0] += size[i] > 0x7F800000u, total[1] -= size[i] > 0x7F800000u;
+        if (high_apart || !some)
+            for (int i = 0; i < m; i++) highs += size[i] == top;
+        if (low_apart || !some)
+            for (int i = 0; i < m; i++) lows += size[i] == bottom;
+        total[2] += highs, total[3] += lows;
+        if (!some || !within) continue;
+        memset(inside + m, 0, sizeof inside - m);
+        for (int i = 0; i < m; i++) inside[i] = size[i] - first <= span;
         int64_t many = positions(inside, (m + 7) / 8 * 8, at);
-        for (int64_t i = 0; i < many; i++) held[kept + i] = fabsf(x[at[i]]);
+        for (int64_t i = 0; i < many; i++) {
+            uint32_t u = size[at[i]];
+            memcpy(held + kept + i, &u, 4);
+            total[2] += !high_apart && u == top;
+            total[3] += !low_apart && u == bottom;
+        }
         kept += many;
     }
     memcpy(counts, total, sizeof total);
@@ -209,6 +217,62 @@ void elect(float *const *rows, int k, const float *coefs, int equal, float least
     }
 }
 
+/* What is done to a change before it is combined. If `drops`, what `kept` says is kept, times the factor. Else magnitudes are kept that are above
+   `low`, or equal to it up to index `low_last`, and not above `high`, nor equal to it up to `high_last`. */
+typedef struct {
+    int64_t drops, low_last, high_last;
+    const uint8_t *kept;
+    float low, high, factor, unused;
+} Step;
+
+static inline void stepped(const Step *step, float *x, int64_t start, int m) {
+    if (!step->drops) {
+        float low = step->low, high = step->high;
+        int lows = step->low_last < start ? 0 : step->low_last - start >= m ? m : (int)(step->low_last - start + 1);
+        int highs = step->high_last < start ? 0 : step->high_last - start >= m ? m : (int)(step->high_last - start + 1);
+        for (int i = 0; i < m; i++) {
+            float a = fabsf(x[i]);
+            int below = (a < low) | ((a == low) & (i >= lows)), above = (a > high) | ((a == high) & (i < highs));
+            float kept = above ? x[i] - x[i] : x[i]; /* not a number where it is infinite */
+            x[i] = below ? 0.0f : kept;
+        }
+    } else {
+        const uint8_t *kept = step->kept + start;
+        float factor = step->factor;
+        for (int i = 0; i < m; i++) x[i] = (kept[i] ? x[i] : 0.0f) * factor;
+    }
+}
+
+/* out = base + scale * the combination of k changes, as `added`; where base is NULL, of k tensors, as `rounded`. The combination is the sum
+   of factor * change, or, if `elects`, that of `elect`. steps: one for each change, or NULL. room: for k * CHUNK. */
+int merged(const uint16_t *base, const uint16_t *const *tuned, const float *factors, int k, float scale, const Step *steps, int elects,
+           int equal, float least, float *room, uint16_t *out, int64_t n) {
+    float *rows[k];
+    int bad = 0;
+    for (int r = 0; r < k; r++) rows[r] = room + r * CHUNK;
+    for (int64_t start = 0; start < n; start += CHUNK) {
+        int m = (int)(n - start < CHUNK ? n - start : CHUNK);
+        if (!steps && !elects)
+            sum_of(base, tuned, factors, k, scale, start, m, room);
+        else {
+            for (int r = 0; r < k; r++) {
+                if (base)
+                    between(tuned[r] + start, base + start, rows[r], m);
+                else
+                    for (int i = 0; i < m; i++) rows[r][i] = wide(tuned[r][start + i]);
+                if (steps) stepped(steps + r, rows[r], start, m);
+            }
+            if (elects)
+                elect(rows, k, factors, equal, least, m);
+            else
+                total(rows, factors, k, m);
+            for (int i = 0; i < m; i++) room[i] *= scale;
+        }
+        bad |= base ? added(base + start, room, out + start, m) : rounded(room, out + start, m);
+    }
+    return bad;
+}
+
 /* out = the mean over k rows of the squares around their mean. */
 void variance(float *const *rows, int k, float *out, int64_t n) {
     float mean[CHUNK];
@@ -247,9 +311,9 @@ int64_t draw(uint8_t *draws, uint8_t split, int32_t *at, int64_t n) {
     return count;
 }
 
-/* Zero where `kept` is 0, all else divided. */
-void drop(float *values, const uint8_t *kept, float divisor, int64_t n) {
-    for (int64_t i = 0; i < n; i++) values[i] = (kept[i] ? values[i] : 0.0f) / divisor;
+/* Zero where `kept` is 0, all else times the factor. */
+void drop(float *values, const uint8_t *kept, float factor, int64_t n) {
+    for (int64_t i = 0; i < n; i++) values[i] = (kept[i] ? values[i] : 0.0f) * factor;
 }
 
 /* The entries of a row from the smallest magnitude to the largest, equal ones in their order: the place of each in the low half of what is

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from metier.delta import golomb, native
+from metier.delta.native import Sum
 from metier.delta.shape import Shape
 from metier.delta.stored import Mapped
 from metier.errors import ShapeMismatch, UserError
@@ -58,21 +59,6 @@ class Dense(_Whole):
 @dataclass(frozen=True, slots=True)
 class New(_Whole):
     """A tensor the base does not have; added to nothing, so its value is the tensor itself."""
-
-
-class Sum(NamedTuple):
-    """scale (None: 1) * the sum of factor * (tuned - base) of tensors that are stored: bits of bfloat16, flat. base: None where it is zero."""
-
-    base: NDArray[np.uint16] | None
-    tuned: tuple[NDArray[np.uint16], ...]
-    factors: tuple[float, ...] = (1.0,)
-    scale: float | None = None
-
-    def times(self, factor: float) -> Sum | None:
-        """The sum times a factor; None where it has one already, since each product is rounded."""
-        if factor == 1:
-            return self
-        return self._replace(scale=factor) if self.scale is None else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+import math
 import os
 import platform
 import shutil
@@ -17,35 +18,33 @@ import subprocess
 import tempfile
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from metier.lazy import torch
 
-if TYPE_CHECKING:
-    from metier.delta.kinds import Sum
-
 SOURCE = Path(__file__).with_name("kernels.c")
 COMPILERS = ("cc", "gcc", "clang")
 FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 BRAIN, SINGLE = "bfloat16", "float32"  # in arrays, the bits of a bfloat16 are uint16
+CHUNK = 1024  # entries that a loop has at hand at once, as in kernels.c
 Flat = Any  # (n,) a numpy array or a tensor
 _P, _I, _N, _F = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_float
 _SIGNATURES: dict[str, tuple[list[Any], Any]] = {
     "between": ([_P, _P, _P, _N], None),
     "sampled": ([_P, _P, _N, _N, _N, _P], None),
     "summed": ([_P, _P, _P, _I, _F, _P, _N], None),
-    "merged": ([_P, _P, _P, _I, _F, _P, _N], _I),
+    "merged": ([_P, _P, _P, _I, _F, _P, _I, _I, _F, _P, _P, _N], _I),
     "total": ([_P, _P, _I, _N], None),
     "gram": ([_P, _I, _N, _P], None),
     "added": ([_P, _P, _P, _N], _I),
     "rounded": ([_P, _P, _N], _I),
     "shrink": ([_P, _F, _P, _N], None),
-    "look": ([_P, _N, _F, _F, _I, _I, _P, _P], None),
+    "look": ([_P, _P, _P, _N, _F, _F, _I, _I, _P, _P], None),
     "elect": ([_P, _I, _P, _I, _F, _N], None),
     "variance": ([_P, _I, _P, _N], None),
     "draw": ([_P, ctypes.c_uint8, _P, _N], _N),
@@ -53,6 +52,44 @@ _SIGNATURES: dict[str, tuple[list[Any], Any]] = {
     "thin": ([_P, _N, _N, _P, _F, _F, _I, _P, _P], None),
 }
 _one = threading.Lock()
+
+
+class Step(NamedTuple):
+    """What the loops do to a slice of a change first: keep a band of magnitudes (see `select.Cut`), or what `kept` says, times a factor.
+
+    low, high: (value, last index of those equal to it that count as above), of the slice
+    """
+
+    low: tuple[float, int] = (0.0, -1)
+    high: tuple[float, int] = (math.inf, -1)
+    kept: NDArray[np.uint8] | None = None
+    factor: float = 1.0
+
+
+class Sum(NamedTuple):
+    """scale (None: 1) * the sum of factor * (tuned - base) of tensors that are stored: bits of bfloat16, flat. base: None where it is zero.
+
+    steps   (start, stop) -> what is done to each difference first; None: nothing
+    elects  the sign that weighs most is elected, and those that agree are averaged, instead of a sum; see `parts.elect`
+    """
+
+    base: NDArray[np.uint16] | None
+    tuned: tuple[NDArray[np.uint16], ...]
+    factors: tuple[float, ...] = (1.0,)
+    scale: float | None = None
+    steps: tuple[Callable[[int, int], Step] | None, ...] = ()
+    elects: bool = False
+
+    @property
+    def single(self) -> bool:
+        """Whether it is one difference, as it is stored."""
+        return self.factors == (1.0,) and self.scale is None and not self.steps and not self.elects
+
+    def times(self, factor: float) -> Sum | None:
+        """The sum times a factor; None where it has one already, since each product is rounded."""
+        if factor == 1:
+            return self
+        return self._replace(scale=factor) if self.scale is None else None
 
 
 def between(base: Flat, tuned: Flat, out: Flat) -> bool:
@@ -78,9 +115,31 @@ def summed(terms: Sum, start: int, stop: int, out: NDArray[np.float32]) -> NDArr
     return out
 
 
-def merged(terms: Sum, start: int, stop: int, out: NDArray[np.uint16]) -> bool:
-    """out = base + the entries [start, stop) of a sum of stored tensors, as `added`, or `rounded` where there is no base: whether it is finite."""
-    return not needed().merged(*_terms(terms, start, stop), address(out), stop - start)
+def merged(terms: Sum, start: int, stop: int, out: NDArray[np.uint16], room: NDArray[np.float32]) -> bool:
+    """out = base + the entries [start, stop) of a sum, as `added`, or `rounded` where there is no base: whether it is finite.
+
+    room: of CHUNK for each tensor.
+    """
+    steps = [Step() if s is None else s(start, stop) for s in terms.steps]
+    loop = (_steps(steps, stop - start), terms.elects, len({abs(f) for f in terms.factors}) == 1, least(terms.factors))
+    return not needed().merged(*_terms(terms, start, stop), *loop, address(room), address(out), stop - start)
+
+
+class _Step(ctypes.Structure):
+    _fields_ = (
+        ("drops", _N), ("low_last", _N), ("high_last", _N), ("kept", _P), ("low", _F), ("high", _F), ("factor", _F), ("unused", _F),
+    )  # fmt: skip
+
+
+def _steps(steps: Sequence[Step], n: int) -> Any:
+    if not steps:
+        return None
+    if any(s.kept is not None and len(s.kept) != n for s in steps):
+        raise IndexError(f"{n} entries, kept or not {[len(s.kept) for s in steps if s.kept is not None]}.")
+    return (_Step * len(steps))(
+        *(_Step(int(s.kept is not None), s.low[1], s.high[1], None if s.kept is None else address(s.kept), s.low[0], s.high[0],
+                s.factor, 0) for s in steps)
+    )  # fmt: skip
 
 
 def _terms(terms: Sum, start: int, stop: int) -> tuple[Any, ...]:
@@ -135,6 +194,13 @@ def shrink(values: Flat, limit: float, out: Flat) -> bool:
     return True
 
 
+class Pair(NamedTuple):
+    """Slices of the bits of two stored tensors, whose difference is meant."""
+
+    base: NDArray[np.uint16]
+    tuned: NDArray[np.uint16]
+
+
 class Counts(NamedTuple):
     """What `look` saw: how many magnitudes are not numbers, above the bracket, equal to its ends; those held, a copy."""
 
@@ -145,22 +211,30 @@ class Counts(NamedTuple):
     held: NDArray[np.float32]
 
 
-def look(values: Flat, low: float, high: float, low_apart: bool, high_apart: bool, room: NDArray[np.float32]) -> Counts | None:
-    """Magnitudes of a slice against [low, high]. An end that is apart is counted, not held. room: (n,) float32, overwritten."""
-    if (run := _for((values, SINGLE), (room, SINGLE))) is None:
+def look(values: Flat | Pair, low: float, high: float, low_apart: bool, high_apart: bool, room: NDArray[np.float32]) -> Counts | None:
+    """Magnitudes of a slice, or of a difference, against [low, high]. An end that is apart is counted, not held. room: (n,), overwritten."""
+    pair = isinstance(values, Pair)
+    run = needed() if pair else _for((values, SINGLE), (room, SINGLE))
+    if run is None:
         return None
+    places = (None, address(values.tuned), address(values.base)) if pair else (address(values), None, None)
     counts = (ctypes.c_int64 * 5)()
-    run.look(address(values), len(values), low, high, low_apart, high_apart, address(room), counts)
+    run.look(*places, len(room), low, high, low_apart, high_apart, address(room), counts)
     none, above, highs, lows, held = counts
     return Counts(none, above, highs, lows, room[:held].copy())
 
 
-def elect(stack: Sequence[Flat], coefs: Sequence[float], least: float) -> bool:
-    """The sign-elected mean of the rows in the first of them; the others are overwritten. least: see `parts.elect`."""
+def least(coefs: Sequence[float]) -> float:
+    """Something to divide 0 by that no sum of weights is below."""
+    return min((abs(c) for c in coefs if c), default=1.0)
+
+
+def elect(stack: Sequence[Flat], coefs: Sequence[float]) -> bool:
+    """The sign-elected mean of the rows in the first of them; the others are overwritten."""
     rows = [row.reshape(-1) if isinstance(row, np.ndarray) or row.is_contiguous() else row for row in stack]
     if (run := _for(*((row, SINGLE) for row in rows))) is None:
         return False
-    run.elect(_places(rows), len(rows), (_F * len(rows))(*coefs), len({abs(c) for c in coefs}) == 1, least, len(rows[0]))
+    run.elect(_places(rows), len(rows), (_F * len(rows))(*coefs), len({abs(c) for c in coefs}) == 1, least(coefs), len(rows[0]))
     return True
 
 
@@ -189,11 +263,11 @@ def draw(draws: NDArray[np.uint8], split: int) -> NDArray[np.integer[Any]] | Non
     return places[: run.draw(draws.ctypes.data, split, places.ctypes.data, len(draws))]
 
 
-def drop(values: Flat, kept: NDArray[np.uint8], divisor: float) -> bool:
-    """Zero the values where `kept` is 0, divide the others. values: (n,) float32; kept: (n,), 0 or 1."""
+def drop(values: Flat, kept: NDArray[np.uint8], factor: float) -> bool:
+    """Zero the values where `kept` is 0, multiply the others. values: (n,) float32; kept: (n,), 0 or 1."""
     if (run := _for((values, SINGLE))) is None:
         return False
-    run.drop(address(values), kept.ctypes.data, divisor, len(values))
+    run.drop(address(values), kept.ctypes.data, factor, len(values))
     return True
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metier.delta import native
-from metier.delta.entry import SLICE, Entry, Seen, is_plain, opened
+from metier.delta.entry import SLICE, Entry, Seen, is_plain, opened, sum_of
 from metier.delta.kinds import Between
 from metier.delta.scratch import array, scratch
 from metier.errors import UserError
@@ -37,6 +37,10 @@ class Cut(NamedTuple):
 
     value: float
     last: int
+
+    def after(self, start: int) -> Cut:
+        """The cut of what begins at flat index `start`."""
+        return Cut(self.value, self.last - start)
 
     def keep(self, start: int, values: Any, out: Any = None) -> Any:
         """The slice with all else set to zero, in place or in `out`. values: (n,) float32, beginning at flat index `start`."""
@@ -132,6 +136,19 @@ def _reader(entries: _Opened, sizes: Mapping[str, int]) -> Read:
     return read
 
 
+def _glance(entries: _Opened, sizes: Mapping[str, int], read: Read) -> Read:
+    """As `read`, for those who only look at magnitudes: a difference of stored tensors is formed while it is looked at."""
+
+    def glance(block: Block) -> Any:
+        name, start = block
+        stop, terms = min(start + SLICE, sizes[name]), sum_of(entries[name])
+        if terms is None or not terms.single or terms.base is None:
+            return read(block)
+        return native.Pair(terms.base[start:stop], terms.tuned[0][start:stop])
+
+    return glance
+
+
 def _thresholds(blocks: Sequence[Block], read: Read, entries: _Opened, sizes: Mapping[str, int], counts: Sequence[int]) -> list[Found]:
     total = sum(sizes.values())
     if total <= DIRECT:
@@ -139,8 +156,9 @@ def _thresholds(blocks: Sequence[Block], read: Read, entries: _Opened, sizes: Ma
     runs = _sample(entries, sizes, total)
     sample = np.sort(np.concatenate([r.reshape(-1) for r in runs]))
     brackets = [_Bracket(sample, runs, count / total) for count in counts]
+    glance = _glance(entries, sizes, read)
     for block in blocks:
-        values = read(block)
+        values = glance(block)
         for bracket in brackets:
             bracket.look(block, values)
     return [b.found(count) or _histogram(blocks, read, count) for b, count in zip(brackets, counts, strict=True)]
@@ -198,7 +216,7 @@ class _Bracket:
 
     def look(self, block: Block, values: Any) -> None:
         """Count one block."""
-        room = array("inside", len(values))
+        room = array("inside", len(values.tuned) if isinstance(values, native.Pair) else len(values))
         seen = native.look(values, float(self.low), float(self.high), self.low_apart, self.high_apart, room)
         seen = seen or self._look(_numbers(block, values))
         if seen.none:

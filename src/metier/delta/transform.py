@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from metier.delta.delta import Delta, Lazy
 from metier.delta.entry import SLICE, Entry, PartOf, Seen, filled, grain_of, is_plain, opened, sum_of
 from metier.delta.kinds import New
+from metier.delta.native import Step
 from metier.delta.pool import one_thread
 from metier.delta.shape import Shape
 from metier.errors import UserError
@@ -45,6 +46,7 @@ class Transform(NamedTuple):
     rows   `part` is to be given whole rows, along the last axis
     plain  `prepare` and `part` go without torch where a change can be read without: slices are numpy arrays then
     factor where all that it does is to multiply: by what
+    step   (state, at, stop) -> what it does to a slice, where compiled loops can do it
     """
 
     prepare: Callable[[Delta], Any]
@@ -54,18 +56,19 @@ class Transform(NamedTuple):
     rows: bool = False
     plain: bool = False
     factor: float | None = None
+    step: Callable[[Any, At, int], Step] | None = None
 
 
 def elementwise(
     prepare: Callable[[Delta], Any], part: Part, *, local: bool = False, rows: bool = False, plain: bool = False,
-    factor: float | None = None,
+    factor: float | None = None, step: Callable[[Any, At, int], Step] | None = None,
 ) -> Transform:  # fmt: skip
     """A transform given by what it does to a slice, of whole rows where it asks for them."""
 
     def apply(state: Any, name: str, tensor: Tensor) -> Tensor:
         return part(state, At(name, 0, tensor.shape), tensor.reshape(-1).clone()).view(tensor.shape)
 
-    return Transform(prepare, apply, part, local, rows, plain, factor)
+    return Transform(prepare, apply, part, local, rows, plain, factor, step)
 
 
 def identity() -> Transform:
@@ -152,8 +155,13 @@ def seen(transform: Transform, state: Any, name: str, entry: Entry, device: torc
         return in_rows(source.shape, sliced)
     simply = transform.plain and device is None and is_plain(source)
     found = in_slices(source.shape, sliced, grain_of(source), plain=simply)
-    terms = sum_of(source) if simply else None
-    return replace(found, sum=terms.times(transform.factor)) if terms is not None and transform.factor is not None else found
+    if not simply or (terms := sum_of(source)) is None:
+        return found
+    if transform.factor is not None:
+        return replace(found, sum=terms.times(transform.factor))
+    if (step := transform.step) is None or not terms.single:
+        return found
+    return replace(found, sum=terms._replace(steps=(lambda start, stop: step(state, At(name, start, source.shape), stop),)))
 
 
 def in_slices(shape: Shape, part: PartOf, grain: int = SLICE, *, plain: bool = False) -> Seen:
@@ -211,8 +219,6 @@ class Merge(NamedTuple):
                  Of the others it gets a `Formed` for a stack
     rows         slices are to be of whole rows: S is (rows, last axis)
     weights      'delta': experts are changes; 'full': they are the weights themselves (deltas over a zero base), and so is the result
-    plain        `combine` and `plan` go without torch where the experts can be read without: the stack is a list of numpy arrays then.
-                 So does any `Total`
     """
 
     each: Transform
@@ -222,7 +228,6 @@ class Merge(NamedTuple):
     elementwise: bool | Callable[[At], bool] = True
     rows: bool = False
     weights: Literal["delta", "full"] = "delta"
-    plain: bool = False
 
 
 class Formed(Sequence["Tensor"]):

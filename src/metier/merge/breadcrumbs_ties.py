@@ -39,4 +39,4 @@ def breadcrumbs_ties(
     scope: Annotated[Literal["tensor", "layer", "model"], "What is trimmed together."] = "tensor",
 ) -> Merge:
     """The sign-elected mean of the trimmed changes, times scale."""
-    return Merge(trim_outliers(density, gamma, scope=scope), elect_sign_mean, scaled(scale), plain=True)
+    return Merge(trim_outliers(density, gamma, scope=scope), elect_sign_mean, scaled(scale))

@@ -35,4 +35,4 @@ def dare_ties(
     seed: Annotated[int, "Seed of what is dropped."] = 0,
 ) -> Merge:
     """The sign-elected mean of the changes after dropping and rescaling, times scale."""
-    return Merge(drop(density, seed=seed), elect_sign_mean, scaled(scale), plain=True)
+    return Merge(drop(density, seed=seed), elect_sign_mean, scaled(scale))

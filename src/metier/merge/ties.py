@@ -38,4 +38,4 @@ def ties(
     scope: Annotated[Literal["tensor", "layer", "model"], "What is trimmed together."] = "tensor",
 ) -> Merge:
     """The trimmed, sign-elected mean of the experts' changes, times scale."""
-    return Merge(trim(density, scope=scope), elect_sign_mean, scaled(scale), plain=True)
+    return Merge(trim(density, scope=scope), elect_sign_mean, scaled(scale))

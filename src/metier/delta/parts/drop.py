@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from metier import check
 from metier.delta import native
+from metier.delta.native import Step
 from metier.delta.transform import At, Transform, elementwise
 from metier.lazy import torch
 
@@ -31,18 +32,24 @@ def drop(density: float, *, seed: int = 0, rescale: bool = True) -> Transform:
             return values
         keeps = kept(f"{seed}|{key}|{at.name}", density, at)
         for first, last, keep in keeps(at.start, at.start + len(values)):
-            _only(values[first - at.start : last - at.start], keep, density if rescale else 1.0)
+            _only(values[first - at.start : last - at.start], keep, 1 / density if rescale else 1.0)
         return values
 
-    return elementwise(lambda delta: delta.key, part, local=True, plain=True)
+    def step(key: str, at: At, stop: int) -> Step:
+        if density == 1:
+            return Step()
+        pieces = [keep for _, _, keep in kept(f"{seed}|{key}|{at.name}", density, at)(at.start, stop)]
+        return Step(kept=pieces[0] if len(pieces) == 1 else np.concatenate(pieces), factor=1 / density if rescale else 1.0)
+
+    return elementwise(lambda delta: delta.key, part, local=True, plain=True, step=step)
 
 
-def _only(values: Any, keep: NDArray[np.uint8], divisor: float) -> None:
-    """Zero, in place, where `keep` is 0; the others divided."""
-    if not native.drop(values, keep, divisor):
+def _only(values: Any, keep: NDArray[np.uint8], factor: float) -> None:
+    """Zero, in place, where `keep` is 0; the others times the factor."""
+    if not native.drop(values, keep, factor):
         values.view(torch.int32).bitwise_and_(torch.from_numpy(np.negative(keep.view(np.int8))).to(values.device))
-        if divisor != 1:
-            values.div_(divisor)
+        if factor != 1:
+            values.mul_(factor)
 
 
 def kept(key: str, density: float, at: At) -> Callable[[int, int], Iterator[tuple[int, int, NDArray[np.uint8]]]]:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from metier.delta import native
+from metier.delta.native import least
+from metier.delta.parts.total import Total
 from metier.delta.scratch import scratch
 from metier.delta.transform import At
 from metier.lazy import torch
@@ -16,10 +18,21 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def elect_sign_mean(at: At, stack: Any, coefs: Sequence[float], plan: Any = None) -> Any:
-    """(k, *S) -> S: mean, weighted by |coef|, of the non-zero entries whose sign is that of the weighted sum; 0 where there are none."""
-    if native.elect(list(stack), coefs, _least(coefs)):
-        return stack[0]
+class Elected(Total):
+    """A sum of those that agree: (k, *S) -> S, over their weights."""
+
+    elects = True
+
+    def __call__(self, at: At, stack: Any, coefs: Sequence[float], plan: Any = None) -> Any:
+        """The mean, in place of the first change."""
+        return stack[0] if native.elect(list(stack), coefs) else _elected(stack, coefs)
+
+
+elect_sign_mean = Elected(lambda coefs, plan: coefs)
+"""Mean, weighted by |coef|, of the non-zero entries whose sign is that of the weighted sum; 0 where there are none."""
+
+
+def _elected(stack: Tensor, coefs: Sequence[float]) -> Tensor:
     for change, coef in zip(stack, coefs, strict=True):
         if coef != 1:
             change.mul_(coef)
@@ -45,7 +58,7 @@ def _weights(stack: Tensor, coefs: Sequence[float]) -> Tensor:
         weights.zero_()
         for change, coef in zip(stack, coefs, strict=True):
             weights.add_(change.reshape(-1).sign(), alpha=abs(coef))
-        return weights.clamp_(min=_least(coefs)).view(shape)
+        return weights.clamp_(min=least(coefs)).view(shape)
     agrees = scratch("agrees", n, torch.bool).numpy()
     count = scratch("count", n, torch.uint8).zero_().numpy()  # equal coefficients: count in bytes, which is four times as fast
     for change in stack:

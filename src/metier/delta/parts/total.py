@@ -11,7 +11,12 @@ from metier.errors import UserError
 
 
 class Total:
-    """A combination that is a sum: (k, *S) -> S, the sum of factor * change. factors: (coefs, plan) -> one for each expert."""
+    """A combination that is a sum: (k, *S) -> S, the sum of factor * change, which compiled loops form without torch.
+
+    factors: (coefs, plan) -> one for each expert, found without torch too.
+    """
+
+    elects = False
 
     def __init__(self, factors: Callable[[Sequence[float], Any], Sequence[float]]) -> None:
         self.factors = factors

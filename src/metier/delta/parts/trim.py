@@ -11,6 +11,7 @@ import numpy as np
 from metier import check
 from metier.delta.delta import Delta
 from metier.delta.kinds import New
+from metier.delta.native import Step
 from metier.delta.scratch import array, scratch
 from metier.delta.select import Cut, count_of, cuts_at
 from metier.delta.transform import At, Transform, elementwise
@@ -31,7 +32,10 @@ def trim(density: float, *, scope: Scope = "tensor") -> Transform:
     def part(state: dict[str, Cut], at: At, values: Any) -> Any:
         return values if density == 1 else state[at.name].keep(at.start, values)
 
-    return elementwise(prepare, part, local=scope == "tensor", plain=True)
+    def step(state: dict[str, Cut], at: At, stop: int) -> Step:
+        return Step() if density == 1 else Step(state[at.name].after(at.start))
+
+    return elementwise(prepare, part, local=scope == "tensor", plain=True, step=step)
 
 
 def trim_outliers(density: float, gamma: float, *, scope: Scope = "tensor") -> Transform:
@@ -58,7 +62,11 @@ def trim_outliers(density: float, gamma: float, *, scope: Scope = "tensor") -> T
         values -= outliers
         return values
 
-    return elementwise(prepare, part, local=scope == "tensor", plain=True)
+    def step(state: list[dict[str, Cut]], at: At, stop: int) -> Step:
+        largest, kept = state[0][at.name], state[1][at.name]
+        return Step(kept.after(at.start), largest.after(at.start))
+
+    return elementwise(prepare, part, local=scope == "tensor", plain=True, step=step)
 
 
 def layer_of(name: str) -> str:
