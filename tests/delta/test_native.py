@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -88,10 +89,13 @@ def test_rounding_to_bfloat16_is_that_of_torch(bits: int, base: int) -> None:
 def test_looking_at_a_bracket(seed: int, n: int, sparse: float, low_apart: bool, high_apart: bool, a: float, b: float) -> None:
     values = draw(seed, n, sparse=sparse).bfloat16().float()
     low, high = sorted((float(torch.tensor(a).bfloat16()), float(torch.tensor(b).bfloat16())))
-    seen = native.look(values, low, high, low_apart, high_apart, np.empty(n, np.float32))
+    ends = [native.Ends(low, high, low_apart, high_apart), native.Ends(high, math.inf, True, True)]
+    looked = native.look(values, ends, np.empty((2, n), np.float32))
+    assert looked is not None
+    seen, other = looked
     m = values.abs()
     inside = ((m > low) | ((m == low) & (not low_apart))) & ((m < high) | ((m == high) & (not high_apart)))
-    assert seen is not None
+    assert other[:4] == (0, 0, 0, int((m == high).sum())) and np.array_equal(other.held, m[m > high].numpy())
     assert seen[:4] == (0, int((m > high).sum()), int((m == high).sum()), int((m == low).sum()))
     assert np.array_equal(seen.held, m[inside].numpy())
 

@@ -136,50 +136,60 @@ static inline uint32_t bits_of(float f) {
     return u;
 }
 
-/* Magnitudes against a bracket. counts: not a number, above high, equal to high, equal to low, held.
-   held (room for n): the magnitudes inside, low and high themselves only where they are not apart.
-   values: float32; where it is NULL they are tuned - base. Bits of magnitudes are ordered as their numbers are. */
-void look(const float *values, const uint16_t *tuned, const uint16_t *base, int64_t n, float low, float high, int low_apart, int high_apart,
-          float *held, int64_t *counts) {
-    uint32_t first = bits_of(low) + (low_apart != 0), last = bits_of(high) - (high_apart != 0), size[CHUNK];
-    int some = bits_of(high) >= (uint32_t)(high_apart != 0) && first <= last;
-    int64_t total[4] = {0}, kept = 0;
+/* Magnitudes against a bracket: how many are above high, equal to high, equal to low, and which are inside (held, of which there are `within`),
+   low and high themselves only where they are not apart. */
+typedef struct {
+    float low, high;
+    int32_t low_apart, high_apart;
+    int64_t above, highs, lows, within;
+    float *held; /* room for all */
+} Bracket;
+
+/* size: the bits of m magnitudes, which are ordered as the numbers are; nones: how many of them are not a number */
+static void look_at(Bracket *b, const uint32_t *size, int m, int nones) {
+    uint32_t bottom = bits_of(b->low), top = bits_of(b->high), first = bottom + (b->low_apart != 0), last = top - (b->high_apart != 0);
+    uint32_t above = 0, highs = 0, lows = 0, span = last - first;
+    int none_inside = top < (uint32_t)(b->high_apart != 0) || first > last;
     uint8_t inside[CHUNK];
     int32_t at[CHUNK];
+    memset(inside + m / 8 * 8, 0, (size_t)((m + 7) / 8 * 8 - m / 8 * 8));
+    for (int i = 0; i < m; i++) {
+        above += size[i] > top;
+        inside[i] = size[i] - first <= span;
+    }
+    if (b->high_apart || none_inside)
+        for (int i = 0; i < m; i++) highs += size[i] == top;
+    if (b->low_apart || none_inside)
+        for (int i = 0; i < m; i++) lows += size[i] == bottom;
+    b->above += above - (uint32_t)nones, b->highs += highs, b->lows += lows;
+    int64_t many = none_inside ? 0 : positions(inside, (m + 7) / 8 * 8, at);
+    for (int64_t i = 0; i < many; i++) {
+        uint32_t u = size[at[i]];
+        memcpy(b->held + b->within + i, &u, 4);
+        b->highs += !b->high_apart && u == top;
+        b->lows += !b->low_apart && u == bottom;
+    }
+    b->within += many;
+}
+
+/* Looks at magnitudes against each bracket, and returns how many are not a number. values: float32; NULL: they are tuned - base. */
+int64_t look(const float *values, const uint16_t *tuned, const uint16_t *base, int64_t n, Bracket *brackets, int count) {
+    uint32_t size[CHUNK];
+    int64_t nones = 0;
     for (int64_t start = 0; start < n; start += CHUNK) {
-        int m = (int)(n - start < CHUNK ? n - start : CHUNK);
-        uint32_t most = 0, above = 0, highs = 0, lows = 0, span = last - first, within = 0, bottom = bits_of(low), top = bits_of(high);
+        int m = (int)(n - start < CHUNK ? n - start : CHUNK), here = 0;
+        uint32_t most = 0;
         if (values)
             for (int i = 0; i < m; i++) size[i] = bits_of(values[start + i]) & 0x7FFFFFFFu;
         else
             for (int i = 0; i < m; i++) size[i] = bits_of(wide(tuned[start + i]) - wide(base[start + i])) & 0x7FFFFFFFu;
-        for (int i = 0; i < m; i++) {
-            most = size[i] > most ? size[i] : most;
-            above += size[i] > top;
-            within += size[i] - first <= span;
-        }
-        total[1] += above;
+        for (int i = 0; i < m; i++) most = size[i] > most ? size[i] : most;
         if (most > 0x7F800000u)
-            for (int i = 0; i < m; i++) total[0] += size[i] > 0x7F800000u, total[1] -= size[i] > 0x7F800000u;
-        if (high_apart || !some)
-            for (int i = 0; i < m; i++) highs += size[i] == top;
-        if (low_apart || !some)
-            for (int i = 0; i < m; i++) lows += size[i] == bottom;
-        total[2] += highs, total[3] += lows;
-        if (!some || !within) continue;
-        memset(inside + m, 0, sizeof inside - m);
-        for (int i = 0; i < m; i++) inside[i] = size[i] - first <= span;
-        int64_t many = positions(inside, (m + 7) / 8 * 8, at);
-        for (int64_t i = 0; i < many; i++) {
-            uint32_t u = size[at[i]];
-            memcpy(held + kept + i, &u, 4);
-            total[2] += !high_apart && u == top;
-            total[3] += !low_apart && u == bottom;
-        }
-        kept += many;
+            for (int i = 0; i < m; i++) here += size[i] > 0x7F800000u;
+        nones += here;
+        for (int j = 0; j < count; j++) look_at(brackets + j, size, m, here);
     }
-    memcpy(counts, total, sizeof total);
-    counts[4] = kept;
+    return nones;
 }
 
 /* rows[0] = mean, weighted by |coef|, of the entries coef * row whose sign is that of their sum; 0 where none is. rows are overwritten.

@@ -44,7 +44,7 @@ _SIGNATURES: dict[str, tuple[list[Any], Any]] = {
     "added": ([_P, _P, _P, _N], _I),
     "rounded": ([_P, _P, _N], _I),
     "shrink": ([_P, _F, _P, _N], None),
-    "look": ([_P, _P, _P, _N, _F, _F, _I, _I, _P, _P], None),
+    "look": ([_P, _P, _P, _N, _P, _I], _N),
     "elect": ([_P, _I, _P, _I, _F, _N], None),
     "variance": ([_P, _I, _P, _N], None),
     "draw": ([_P, ctypes.c_uint8, _P, _N], _N),
@@ -201,8 +201,17 @@ class Pair(NamedTuple):
     tuned: NDArray[np.uint16]
 
 
+class Ends(NamedTuple):
+    """A bracket of magnitudes, and whether those equal to its ends are counted apart, not held."""
+
+    low: float
+    high: float
+    low_apart: bool
+    high_apart: bool
+
+
 class Counts(NamedTuple):
-    """What `look` saw: how many magnitudes are not numbers, above the bracket, equal to its ends; those held, a copy."""
+    """What `look` saw: how many magnitudes are not numbers, above a bracket, equal to its ends; those held, a copy."""
 
     none: int
     above: int
@@ -211,17 +220,23 @@ class Counts(NamedTuple):
     held: NDArray[np.float32]
 
 
-def look(values: Flat | Pair, low: float, high: float, low_apart: bool, high_apart: bool, room: NDArray[np.float32]) -> Counts | None:
-    """Magnitudes of a slice, or of a difference, against [low, high]. An end that is apart is counted, not held. room: (n,), overwritten."""
+class _Bracket(ctypes.Structure):
+    _fields_ = (
+        ("low", _F), ("high", _F), ("low_apart", ctypes.c_int32), ("high_apart", ctypes.c_int32),
+        ("above", _N), ("highs", _N), ("lows", _N), ("within", _N), ("held", _P),
+    )  # fmt: skip
+
+
+def look(values: Flat | Pair, brackets: Sequence[Ends], rooms: NDArray[np.float32]) -> list[Counts] | None:
+    """Magnitudes of a slice, or of a difference, against each bracket. rooms: (brackets, n), overwritten; None: not done."""
     pair = isinstance(values, Pair)
-    run = needed() if pair else _for((values, SINGLE), (room, SINGLE))
+    run = needed() if pair else _for((values, SINGLE), (rooms[0], SINGLE))
     if run is None:
         return None
     places = (None, address(values.tuned), address(values.base)) if pair else (address(values), None, None)
-    counts = (ctypes.c_int64 * 5)()
-    run.look(*places, len(room), low, high, low_apart, high_apart, address(room), counts)
-    none, above, highs, lows, held = counts
-    return Counts(none, above, highs, lows, room[:held].copy())
+    found = (_Bracket * len(brackets))(*(_Bracket(*ends, 0, 0, 0, 0, address(room)) for ends, room in zip(brackets, rooms, strict=True)))
+    none = run.look(*places, rooms.shape[1], found, len(brackets))
+    return [Counts(none, f.above, f.highs, f.lows, room[: f.within].copy()) for f, room in zip(found, rooms, strict=True)]
 
 
 def least(coefs: Sequence[float]) -> float:

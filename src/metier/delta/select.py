@@ -159,8 +159,13 @@ def _thresholds(blocks: Sequence[Block], read: Read, entries: _Opened, sizes: Ma
     glance = _glance(entries, sizes, read)
     for block in blocks:
         values = glance(block)
-        for bracket in brackets:
-            bracket.look(block, values)
+        n = len(values.tuned) if isinstance(values, native.Pair) else len(values)
+        seen = native.look(values, [b.ends for b in brackets], array("inside", len(brackets) * n).reshape(-1, n))
+        if seen is None:
+            numbers = _numbers(block, values)
+            seen = [bracket.look(numbers) for bracket in brackets]
+        for bracket, of_it in zip(brackets, seen, strict=True):
+            bracket.add(block, of_it)
     return [b.found(count) or _histogram(blocks, read, count) for b, count in zip(brackets, counts, strict=True)]
 
 
@@ -214,11 +219,13 @@ class _Bracket:
         self.lows: list[int] = []
         self.parts: list[NDArray[np.float32]] = []
 
-    def look(self, block: Block, values: Any) -> None:
+    @property
+    def ends(self) -> native.Ends:
+        """The bracket, as the loops take it."""
+        return native.Ends(float(self.low), float(self.high), self.low_apart, self.high_apart)
+
+    def add(self, block: Block, seen: native.Counts) -> None:
         """Count one block."""
-        room = array("inside", len(values.tuned) if isinstance(values, native.Pair) else len(values))
-        seen = native.look(values, float(self.low), float(self.high), self.low_apart, self.high_apart, room)
-        seen = seen or self._look(_numbers(block, values))
         if seen.none:
             _refuse(block)
         self.above += seen.above
@@ -232,7 +239,7 @@ class _Bracket:
             self.parts.append(seen.held)
             self.held += len(seen.held)
 
-    def _look(self, numbers: NDArray[np.float32]) -> native.Counts:
+    def look(self, numbers: NDArray[np.float32]) -> native.Counts:
         """As `native.look`. numbers: magnitudes."""
         over, inside = (array(name, len(numbers), np.bool_) for name in ("over", "within"))
         above = int(np.count_nonzero(np.greater(numbers, self.high, out=over)))
