@@ -18,16 +18,21 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from metier.delta import Between, Checkpoint, Delta, Merge, diff, full, native, run, select
-from metier.delta.parts import drop, elect_sign_mean
+from metier.delta.parts import drop, elect_sign_mean, span
 from metier.delta.parts.drop_by_rank import drop_by_rank
 from metier.delta.transform import At
 from metier.errors import UserError
 from metier.merge.breadcrumbs import breadcrumbs
+from metier.merge.breadcrumbs_ties import breadcrumbs_ties
 from metier.merge.dare_ties import dare_ties
 from metier.merge.della import della
+from metier.merge.karcher import karcher
 from metier.merge.linear import linear
+from metier.merge.model_stock import model_stock
+from metier.merge.ram import ram
 from metier.merge.sce import sce
 from metier.merge.slerp import slerp
+from metier.merge.task_arithmetic import task_arithmetic
 from metier.merge.ties import ties
 
 SPECIAL = [0.0, -0.0, 1.0, -1.0, 1e-40, -1e-40, 3.3e38, 65504.0, 2.0**-7, 0.1]
@@ -156,6 +161,38 @@ def test_selecting_between_stored_weights(kind: str, monkeypatch: pytest.MonkeyP
     assert found()[:, 0].tolist() == [float(order.values[k - 1]) for k in counts]
 
 
+@needs_loops
+def test_divergences_of_rows() -> None:
+    g = torch.Generator().manual_seed(0)
+    first = torch.randn(40, 1537, generator=g) * torch.logspace(-4, 2, 40)[:, None]  # up to probabilities of 0 and of 1
+    second, found = first + torch.randn(40, 1537, generator=g) * 0.1, np.empty(40, np.float32)
+    assert native.divergence(first.view(-1), second.view(-1), 1537, 1e-8, found)
+    p, q = second.double().softmax(-1) + 1e-8, first.double().softmax(-1) + 1e-8
+    torch.testing.assert_close(torch.from_numpy(found), (p * (p / q).log()).sum(-1).float(), rtol=2e-5, atol=2e-7)
+
+
+@needs_loops
+@pytest.mark.parametrize(("start", "width"), [(0, 7), (5, 7), (3, 1), (1000, 4096)])
+def test_choosing_by_row(start: int, width: int) -> None:
+    first, second, n = draw(1, 4099), draw(2, 4099), 4099
+    of_row = np.random.default_rng(0).random((start + n) // width + 1, np.float32)
+    importance = (second - first).abs() * torch.from_numpy(of_row)[torch.arange(start, start + n) // width]
+    assert native.weighed(first, second, of_row, width, start, out := torch.empty(n)) and torch.equal(out, importance)
+    least = float(importance.median())
+    assert native.chosen(chosen := first.clone(), second, of_row, width, start, least)
+    assert torch.equal(chosen, torch.where(importance >= least, second, first))
+
+
+@needs_loops
+@given(st.integers(0, 99), st.integers(1, 5), st.integers(1, 2100))
+def test_inner_products_without_the_loops(seed: int, k: int, n: int) -> None:
+    rows = [draw(seed + i, n).numpy() for i in range(k)]
+    found, again = np.full((k, k), 0.5), np.full((k, k), 0.5)
+    assert native.gram(rows, found)
+    span._gram(rows, again)
+    assert np.array_equal(found, again)
+
+
 def checkpoints(where: Path) -> tuple[Checkpoint, list[Delta], list[Delta]]:
     g = torch.Generator().manual_seed(0)
     names = {"model.layers.0.w": (300, 1024), "model.layers.1.w": (70, 33), "norm": (33,)}
@@ -171,8 +208,11 @@ def checkpoints(where: Path) -> tuple[Checkpoint, list[Delta], list[Delta]]:
 
 @needs_loops
 @pytest.mark.parametrize(
-    "merge", [linear(), ties(density=0.2), dare_ties(density=0.3), breadcrumbs(density=0.2), slerp(t=0.3), sce(density=0.2), della(density=0.5)],
-    ids=["linear", "ties", "dare_ties", "breadcrumbs", "slerp", "sce", "della"],
+    "merge", [linear(), task_arithmetic(scale=0.3), ties(density=0.2), dare_ties(density=0.3), breadcrumbs(density=0.2),
+              breadcrumbs_ties(density=0.2), slerp(t=0.3), karcher(), model_stock(), ram(boost=0.3), ram(), sce(density=0.2),
+              della(density=0.5)],
+    ids=["linear", "task_arithmetic", "ties", "dare_ties", "breadcrumbs", "breadcrumbs_ties", "slerp", "karcher", "model_stock", "ram_plus",
+         "ram", "sce", "della"],
 )  # fmt: skip
 def test_whole_merges_give_the_same_bytes(merge: Merge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base, changes, weights = checkpoints(tmp_path)

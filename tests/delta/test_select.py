@@ -108,13 +108,13 @@ def test_the_smallest_numbers() -> None:
 
 
 @given(st.integers(0, 99), st.integers(1, 50), st.sampled_from(["", "ties", "zero"]), st.sampled_from([-3.0, 0.0, 3.0]))
-def test_smallest(seed: int, n: int, kind: str, middle: float) -> None:
+def test_largest(seed: int, n: int, kind: str, middle: float) -> None:
     values = draw(seed, n, kind) + middle
-    ranks = [0, n // 4, n // 2, n - 1]
-    assert select.smallest(Dense(values), ranks) == [float(values.sort().values[r]) for r in ranks]
+    counts = [1, n // 4 + 1, n // 2 + 1, n]
+    assert select.largest(Dense(values), counts) == [float(values.abs().sort(descending=True).values[c - 1]) for c in counts]
 
 
-def test_smallest_of_many() -> None:
+def test_largest_of_many() -> None:
     values = draw(0, 600_000, "coarse")
-    ranks = [0, 150_000, 299_999, 300_000, 450_000, 599_999]
-    assert select.smallest(Dense(values), ranks) == [float(values.sort().values[r]) for r in ranks]
+    counts = [1, 150_000, 299_999, 300_000, 450_000, 600_000]
+    assert select.largest(Dense(values), counts) == [float(values.abs().sort(descending=True).values[c - 1]) for c in counts]

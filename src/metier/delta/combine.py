@@ -135,7 +135,7 @@ def combination(
 
 def can_be_plain(merge: Merge) -> bool:
     """Whether the merge goes without torch where the experts can be read without."""
-    return isinstance(merge.combine, Total) and merge.elementwise is True and merge.each.plain and merge.then.plain
+    return (merge.plain or isinstance(merge.combine, Total)) and merge.elementwise is True and merge.each.plain and merge.then.plain
 
 
 def _summed(views: Sequence[Entry], factors: Sequence[float], elects: bool) -> Sum | None:

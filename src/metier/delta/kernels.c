@@ -283,6 +283,111 @@ int merged(const uint16_t *base, const uint16_t *const *tuned, const float *fact
     return bad;
 }
 
+/* rows[0] = the mean of coef * row over the rows whose magnitude is above `least` there, 0 where none is. boosts: a factor for each row where it
+   is the only one, or NULL. */
+void averaged(float *const *rows, const float *coefs, const float *boosts, int k, float least, int64_t n) {
+    float number[CHUNK], sum[CHUNK];
+    for (int64_t start = 0; start < n; start += CHUNK) {
+        int m = (int)(n - start < CHUNK ? n - start : CHUNK);
+        for (int i = 0; i < m; i++) number[i] = sum[i] = 0;
+        for (int r = 0; r < k; r++)
+            for (int i = 0; i < m; i++) number[i] += fabsf(rows[r][start + i]) > least ? 1.0f : 0.0f;
+        for (int r = 0; r < k; r++) {
+            const float *x = rows[r] + start;
+            float c = coefs[r], boost = boosts ? boosts[r] : 1.0f;
+            for (int i = 0; i < m; i++) {
+                float own = x[i] * c * (fabsf(x[i]) > least ? 1.0f : 0.0f);
+                sum[i] += own * (number[i] == 1 ? boost : 1.0f);
+            }
+        }
+        for (int i = 0; i < m; i++) rows[0][start + i] = sum[i] / (number[i] < 1 ? 1.0f : number[i]);
+    }
+}
+
+/* The exponential of x <= 0, to about one unit in the last place: x = n log 2 + r, and the series of exp(r). */
+static inline float exp_of(float x) {
+    x = x < -87.0f ? -87.0f : x;
+    float n = rintf(x * 1.442695041f), r = fmaf(n, -0.6931471806f, x), y = 1.0f / 5040;
+    r = fmaf(n, 1.9046542e-9f, r); /* what 0.6931471806f is too large by */
+    y = fmaf(y, r, 1.0f / 720), y = fmaf(y, r, 1.0f / 120), y = fmaf(y, r, 1.0f / 24), y = fmaf(y, r, 1.0f / 6), y = fmaf(y, r, 0.5f);
+    y = fmaf(y, r, 1.0f), y = fmaf(y, r, 1.0f);
+    uint32_t bits = (uint32_t)((int32_t)n + 127) << 23;
+    float power;
+    memcpy(&power, &bits, 4);
+    return y * power;
+}
+
+/* The logarithm of a positive number, neither subnormal nor infinite: of its exponent, and 2 artanh((m - 1) / (m + 1)) of its mantissa m. */
+static inline float log_of(float x) {
+    uint32_t bits = bits_of(x) - 0x3F3504F3u; /* m lies in [1 / sqrt 2, sqrt 2) */
+    float e = (float)((int32_t)bits >> 23), m;
+    bits = (bits & 0x007FFFFFu) + 0x3F3504F3u;
+    memcpy(&m, &bits, 4);
+    float s = (m - 1) / (m + 1), t = s * s, y = 1.0f / 11;
+    y = fmaf(y, t, 1.0f / 9), y = fmaf(y, t, 1.0f / 7), y = fmaf(y, t, 0.2f), y = fmaf(y, t, 1.0f / 3), y = fmaf(y, t, 1.0f);
+    return fmaf(e, 0.6931471806f, 2 * s * y);
+}
+
+static float most_of(const float *x, int64_t n) {
+    int32_t most = INT32_MIN; /* bits in the order of numbers: those of negative ones are turned */
+    for (int64_t i = 0; i < n; i++) {
+        int32_t b = (int32_t)bits_of(x[i]);
+        b ^= (b >> 31) & 0x7FFFFFFF;
+        most = b > most ? b : most;
+    }
+    most ^= (most >> 31) & 0x7FFFFFFF;
+    float found;
+    memcpy(&found, &most, 4);
+    return found;
+}
+
+static double exponentials(const float *x, int64_t n, float *out) {
+    double lanes[LANES] = {0}, sum = 0;
+    float most = most_of(x, n);
+    for (int64_t i = 0; i < n; i++) out[i] = exp_of(x[i] - most);
+    for (int64_t i = 0; i + LANES <= n; i += LANES)
+        for (int l = 0; l < LANES; l++) lanes[l] += out[i + l];
+    for (int l = 0; l < LANES; l++) sum += lanes[l];
+    for (int64_t i = n / LANES * LANES; i < n; i++) sum += out[i];
+    return sum;
+}
+
+/* For each row of n: KL(softmax(second) || softmax(first)), `tiny` added to every probability; never below 0. room: for 2 n. */
+void divergence(const float *first, const float *second, int64_t rows, int64_t n, float tiny, float *room, float *out) {
+    float *p = room + n, *q = room;
+    for (int64_t r = 0; r < rows; r++, first += n, second += n) {
+        float a = (float)(1 / exponentials(first, n, q)), b = (float)(1 / exponentials(second, n, p));
+        double lanes[LANES] = {0}, sum = 0;
+        for (int64_t i = 0; i < n; i++) {
+            float x = fmaf(p[i], b, tiny), y = fmaf(q[i], a, tiny);
+            p[i] = x * log_of(x / y);
+        }
+        for (int64_t i = 0; i + LANES <= n; i += LANES)
+            for (int l = 0; l < LANES; l++) lanes[l] += p[i + l];
+        for (int l = 0; l < LANES; l++) sum += lanes[l];
+        for (int64_t i = n / LANES * LANES; i < n; i++) sum += p[i];
+        out[r] = sum < 0 ? 0.0f : (float)sum;
+    }
+}
+
+/* out = |second - first| times the number of its row; rows have `width` entries, and what is given begins at entry `start`. */
+void weighed(const float *first, const float *second, const float *of_row, int64_t width, int64_t start, float *out, int64_t n) {
+    for (int64_t i = 0; i < n;) {
+        int64_t row = (start + i) / width, stop = (row + 1) * width - start;
+        float weight = of_row[row];
+        for (stop = stop < n ? stop : n; i < stop; i++) out[i] = fabsf(second[i] - first[i]) * weight;
+    }
+}
+
+/* first = second where what `weighed` says is at least `least`. */
+void chosen(float *first, const float *second, const float *of_row, int64_t width, int64_t start, float least, int64_t n) {
+    for (int64_t i = 0; i < n;) {
+        int64_t row = (start + i) / width, stop = (row + 1) * width - start;
+        float weight = of_row[row];
+        for (stop = stop < n ? stop : n; i < stop; i++) first[i] = fabsf(second[i] - first[i]) * weight >= least ? second[i] : first[i];
+    }
+}
+
 /* out = the mean over k rows of the squares around their mean. */
 void variance(float *const *rows, int k, float *out, int64_t n) {
     float mean[CHUNK];

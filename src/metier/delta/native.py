@@ -1,6 +1,6 @@
 """Native: the inner loops of merges in C (kernels.c), compiled for this processor when they are first needed.
 
-Each loop does what its counterpart in torch does, to the bit, in one pass over a slice instead of four to ten. A function here returns
+Each loop but `divergence` does what its counterpart in torch does, to the bit, in one pass over a slice instead of four to ten. A function here returns
 whether it did its work: not for other types than bfloat16 weights and float32 changes, not on another device, and not where there is no
 C compiler. The caller then does it with torch. METIER_NATIVE=0 leaves all of it to torch.
 """
@@ -46,6 +46,10 @@ _SIGNATURES: dict[str, tuple[list[Any], Any]] = {
     "shrink": ([_P, _F, _P, _N], None),
     "look": ([_P, _P, _P, _N, _P, _I], _N),
     "elect": ([_P, _I, _P, _I, _F, _N], None),
+    "averaged": ([_P, _P, _P, _I, _F, _N], None),
+    "divergence": ([_P, _P, _N, _N, _F, _P, _P], None),
+    "weighed": ([_P, _P, _P, _N, _N, _P, _N], None),
+    "chosen": ([_P, _P, _P, _N, _N, _F, _N], None),
     "variance": ([_P, _I, _P, _N], None),
     "draw": ([_P, ctypes.c_uint8, _P, _N], _N),
     "drop": ([_P, _P, _F, _N], None),
@@ -250,6 +254,43 @@ def elect(stack: Sequence[Flat], coefs: Sequence[float]) -> bool:
     if (run := _for(*((row, SINGLE) for row in rows))) is None:
         return False
     run.elect(_places(rows), len(rows), (_F * len(rows))(*coefs), len({abs(c) for c in coefs}) == 1, least(coefs), len(rows[0]))
+    return True
+
+
+def averaged(rows: Sequence[Flat], coefs: Sequence[float], boosts: Sequence[float] | None, least: float) -> bool:
+    """In the first row, the mean of coef * row over those above `least` there. boosts: a factor for each where it is alone."""
+    if (run := _for(*((row, SINGLE) for row in rows))) is None:
+        return False
+    k = len(rows)
+    run.averaged(_places(rows), (_F * k)(*coefs), None if boosts is None else (_F * k)(*boosts), k, least, len(rows[0]))
+    return True
+
+
+def divergence(first: Flat, second: Flat, width: int, tiny: float, out: NDArray[np.float32]) -> bool:
+    """For each row of `width`: KL(softmax(second) || softmax(first)), `tiny` added to every probability. out: (rows,).
+
+    Exponentials and logarithms are this loop's own, right to about one unit in the last place as torch's are, but not the same bits.
+    """
+    if (run := _for((first, SINGLE), (second, SINGLE))) is None:
+        return False
+    room = np.empty(2 * width, np.float32)
+    run.divergence(address(first), address(second), len(out), width, tiny, address(room), address(out))
+    return True
+
+
+def weighed(first: Flat, second: Flat, of_row: NDArray[np.float32], width: int, start: int, out: Flat) -> bool:
+    """out = |second - first| times the number of its row. start: which entry of the tensor they begin at."""
+    if (run := _for((first, SINGLE), (second, SINGLE), (out, SINGLE))) is None:
+        return False
+    run.weighed(address(first), address(second), address(of_row), width, start, address(out), len(out))
+    return True
+
+
+def chosen(first: Flat, second: Flat, of_row: NDArray[np.float32], width: int, start: int, least: float) -> bool:
+    """first = second where what `weighed` says is at least `least`."""
+    if (run := _for((first, SINGLE), (second, SINGLE))) is None:
+        return False
+    run.chosen(address(first), address(second), address(of_row), width, start, least, len(first))
     return True
 
 

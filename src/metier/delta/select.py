@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metier.delta import native
-from metier.delta.entry import SLICE, Entry, Seen, is_plain, opened, sum_of
+from metier.delta.entry import SLICE, Entry, is_plain, opened, sum_of
 from metier.delta.kinds import Between
 from metier.delta.scratch import array, scratch
 from metier.errors import UserError
@@ -85,23 +85,6 @@ def largest(entry: Entry, counts: Sequence[int]) -> list[float]:
     """The k-th largest magnitude of a tensor for every k in `counts`, each at least 1 and at most the number of entries."""
     ready, sizes = _Opened({"": entry}), {"": entry.shape.numel()}
     return [value for value, _, _ in _thresholds(_blocks(sizes), _reader(ready, sizes), ready, sizes, counts)]
-
-
-def smallest(entry: Entry, ranks: Sequence[int]) -> list[float]:
-    """The values of a tensor at these ranks, counted from 0 at the smallest."""
-    n, shape = entry.shape.numel(), entry.shape
-    below = sum(int((entry.part(s, min(s + SLICE, n)) < 0).sum()) for s in range(0, n, SLICE))
-
-    def side(low: float, high: float) -> Entry:
-        return Seen(shape, entry.dense, lambda start, stop, out: entry.part(start, stop, out).clamp_(low, high))
-
-    found = dict.fromkeys(ranks, 0.0)
-    for half, sign, place in (
-        (side(-math.inf, 0), -1, {r: r + 1 for r in found if r < below}), (side(0, math.inf), 1, {r: n - r for r in found if r >= below})
-    ):  # fmt: skip
-        if place:
-            found |= {r: sign * value for r, value in zip(place, largest(half, list(place.values())), strict=True)}
-    return [found[r] for r in ranks]
 
 
 def _blocks(sizes: Mapping[str, int]) -> list[Block]:

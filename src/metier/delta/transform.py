@@ -219,6 +219,8 @@ class Merge(NamedTuple):
                  Of the others it gets a `Formed` for a stack
     rows         slices are to be of whole rows: S is (rows, last axis)
     weights      'delta': experts are changes; 'full': they are the weights themselves (deltas over a zero base), and so is the result
+    plain        `combine` and `plan` go without torch where the experts can be read without: the stack is a list of numpy arrays then.
+                 A `Total` does so anyway
     """
 
     each: Transform
@@ -228,6 +230,7 @@ class Merge(NamedTuple):
     elementwise: bool | Callable[[At], bool] = True
     rows: bool = False
     weights: Literal["delta", "full"] = "delta"
+    plain: bool = False
 
 
 class Formed(Sequence["Tensor"]):

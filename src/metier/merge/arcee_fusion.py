@@ -6,8 +6,7 @@ Formula:     importance = |W2 - W1| KL(softmax(row of W2) || softmax(row of W1))
 Shapes:      both experts' tensor S, rows along the last axis; result S.
 Units:       none.
 Randomness:  none.
-Cost:        two reads of the experts, one write; a block of rows of each in memory, four bytes an entry of a tensor (in a file where it
-             is large).
+Cost:        three reads of the experts, one write; a block of rows of each in memory.
 Deviations:  quartiles are exact; mergekit draws a million entries of larger tensors, so its result changes from run to run.
              mergekit's first expert is its base_model; here the base may be named as an expert.
 Errors:      UserError where there are not exactly two experts, or they have coefs.
@@ -20,18 +19,23 @@ Errors:      UserError where there are not exactly two experts, or they have coe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-from metier.delta.entry import SLICE, Entry
-from metier.delta.held import roomy
-from metier.delta.kinds import Dense
-from metier.delta.select import smallest
-from metier.delta.transform import At, Merge, identity
+from metier.delta import native
+from metier.delta.entry import SLICE, Entry, is_plain
+from metier.delta.parts.span import stacks
+from metier.delta.scratch import stacked
+from metier.delta.select import largest
+from metier.delta.transform import At, Merge, identity, in_slices
+from metier.lazy import torch
 from metier.merge._needs import exactly, unweighted
 from metier.method import About
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 QUARTILES = (0.25, 0.5, 0.75)
 TINY = 1e-8  # added to every probability
@@ -41,37 +45,58 @@ ABOUT = About(place="weights", experts=(2, 2), weighted=False)
 
 def arcee_fusion() -> Merge:
     """The first expert with the important entries of the second."""
-    return Merge(identity(), _combine, identity(), _plan, weights="full")
+    return Merge(identity(), _combine, identity(), _plan, weights="full", plain=True)
 
 
 class _Plan(NamedTuple):
-    """The importance of every entry, (n,), and from which one on the second expert's is taken."""
+    """The divergence of every row of `width` entries, (rows,), and from which importance on the second expert's entries are taken."""
 
-    importance: Tensor
+    divergence: NDArray[np.float32]
+    width: int
     least: float
 
 
 def _plan(name: str, entries: Sequence[Entry]) -> _Plan:
     first, second = exactly("arcee_fusion", entries, 2)
-    n, width = first.shape.numel(), first.shape[-1] if first.shape else 1
-    found, step = roomy(n), width * max(1, SLICE // max(1, width))
-    for start in range(0, n, max(1, step)):
-        stop = min(start + step, n)
-        rows = (e.part(start, stop).view(-1, width) for e in (first, second))
-        found[start:stop] = _importance(*rows).view(-1)
-    ranks = [int(torch.tensor(q) * (n - 1)) for q in QUARTILES]
-    low, middle, high = (torch.tensor(v) for v in smallest(Dense(found), ranks)) if n else torch.zeros(3)
-    return _Plan(found, float(middle + 1.5 * (high - low)))
+    shape, n = first.shape, first.shape.numel()
+    width = shape[-1] if shape else 1
+    if n == 0:
+        return _Plan(np.empty(0, np.float32), 1, 0.0)
+    found, row = np.empty(n // width, np.float32), 0
+    for a, b in stacks((first, second), width * max(1, SLICE // width)):
+        rows = found[row : row + len(a) // width]
+        if not native.divergence(a, b, width, TINY, rows):
+            rows[:] = _divergence(a.view(-1, width), b.view(-1, width)).numpy()
+        row += len(rows)
+
+    def part(start: int, stop: int, out: Any) -> Any:
+        plain = isinstance(out, np.ndarray)
+        out = torch.empty(stop - start) if out is None else out
+        with stacked(2, stop - start, plain=plain) as (a, b):
+            first.part(start, stop, a), second.part(start, stop, b)
+            return out if native.weighed(a, b, found, width, start, out) else out.copy_(_importance(a, b, found, width, start))
+
+    importance = in_slices(shape, part, plain=is_plain(first) and is_plain(second))
+    high, middle, low = map(np.float32, largest(importance, [n - int(np.float32(q) * np.float32(n - 1)) for q in reversed(QUARTILES)]))
+    return _Plan(found, width, float(middle + np.float32(1.5) * (high - low)))
 
 
-def _combine(at: At, stack: Tensor, coefs: Sequence[float], plan: Any) -> Tensor:
+def _combine(at: At, stack: Any, coefs: Sequence[float], plan: Any) -> Any:
     first, second = stack
     unweighted("arcee_fusion", coefs)
-    importance = plan.importance[at.start : at.start + first.numel()].view(first.shape).to(first.device)
+    if native.chosen(first, second, plan.divergence, plan.width, at.start, plan.least):
+        return first
+    importance = _importance(first, second, plan.divergence, plan.width, at.start)
     return torch.where(importance >= plan.least, second, first)
 
 
-def _importance(first: Tensor, second: Tensor) -> Tensor:
-    """(rows, n) of both experts -> (rows, n)."""
+def _importance(first: Tensor, second: Tensor, divergence: NDArray[np.float32], width: int, start: int) -> Tensor:
+    """Of the entries of a flat tensor from `start` on."""
+    rows = torch.arange(start, start + len(first)) // width
+    return (second - first).abs() * torch.from_numpy(divergence)[rows].to(first.device)
+
+
+def _divergence(first: Tensor, second: Tensor) -> Tensor:
+    """(rows, n) of both experts -> (rows,). By rounding alone it would be below 0."""
     p, q = second.softmax(-1) + TINY, first.softmax(-1) + TINY
-    return (second - first).abs() * (p * (p / q).log()).sum(-1, keepdim=True)
+    return (p * (p / q).log()).sum(-1).clamp_(min=0)

@@ -21,12 +21,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from metier import check
+from metier.delta import native
 from metier.delta.entry import Entry
-from metier.delta.transform import At, Merge, identity, slices
+from metier.delta.parts.span import stacks
+from metier.delta.transform import At, Merge, identity
+from metier.lazy import torch
 from metier.merge._needs import scaled
 from metier.method import About
 
@@ -45,22 +47,27 @@ def ram(
     for name, value in (("epsilon", epsilon), ("boost", boost), ("limit", limit)):
         check.number(f"ram: {name}", value, low=0)
 
-    def plan(name: str, entries: Sequence[Entry]) -> Tensor:
-        own, common = torch.zeros(len(entries)), torch.zeros(len(entries))
-        for parts in zip(*(slices(e) for e in entries), strict=True) if boost else ():
-            counts = torch.stack([values for _, values in parts]).abs() > epsilon
+    def plan(name: str, entries: Sequence[Entry]) -> list[float] | None:
+        if not boost:
+            return None
+        own, common = np.zeros(len(entries)), np.zeros(len(entries))
+        for stack in stacks(entries):
+            counts = np.abs(np.stack([np.asarray(row) for row in stack])) > epsilon
             alone = counts.sum(0) == 1
             own += (counts & alone).sum(1)
             common += (counts & ~alone).sum(1)
-        return 1 + boost * (common / own.clamp(min=1)).clamp(max=limit)
+        return list(map(float, 1 + boost * np.minimum(common / np.maximum(own, 1), limit)))
 
-    def combine(at: At, stack: Tensor, coefs: Sequence[float], plan: Any) -> Tensor:
-        flat = stack.view(len(stack), -1)
-        counts = (flat.abs() > epsilon).float()
+    def combine(at: At, stack: Any, coefs: Sequence[float], plan: Any) -> Any:
+        if native.averaged(list(stack), coefs, plan, epsilon):
+            return stack[0]
+        counts = (stack.abs() > epsilon).float()
         number = counts.sum(0)
-        found = scaled(flat, coefs).mul_(counts)
-        if boost:
-            found.mul_(torch.where(number == 1, plan.to(flat.device)[:, None], 1.0))
-        return found.sum(0).div_(number.clamp_(min=1)).view(stack.shape[1:])
+        found = scaled(stack, coefs).mul_(counts)
+        for change, factor in zip(found, plan or (), strict=False):
+            change.mul_(torch.where(number == 1, factor, 1.0))
+        for change in found[1:]:
+            found[0] += change
+        return found[0].div_(number.clamp_(min=1))
 
-    return Merge(identity(), combine, identity(), plan)
+    return Merge(identity(), combine, identity(), plan, plain=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,16 +31,23 @@ def spanned(solve: Solve) -> tuple[Callable[[str, Sequence[Entry]], Any], Total]
 
 def gram(entries: Sequence[Entry]) -> NDArray[np.float64]:
     """Inner products of the flat tensors: (k, k), one pass."""
-    sources, found = [opened(e) for e in entries], np.zeros((len(entries), len(entries)))
-    n, plain = sources[0].shape.numel(), all(map(is_plain, sources))
-    for start in range(0, n, SLICE):
-        stop = min(start + SLICE, n)
+    found = np.zeros((len(entries), len(entries)))
+    for rows in stacks(entries):
+        if not native.gram(rows, found):
+            _gram([np.asarray(row) for row in rows], found)
+    return found
+
+
+def stacks(entries: Sequence[Entry], size: int = SLICE) -> Iterator[Any]:
+    """Slices of all entries, k rows of `size` at most, in order; the next overwrites the one before."""
+    sources, n = [opened(e) for e in entries], entries[0].shape.numel()
+    plain = all(map(is_plain, sources))
+    for start in range(0, n, size):
+        stop = min(start + size, n)
         with stacked(len(sources), stop - start, plain=plain) as rows:
             for source, row in zip(sources, rows, strict=True):
                 source.part(start, stop, row)
-            if not native.gram(rows, found):
-                _gram([np.asarray(row) for row in rows], found)
-    return found
+            yield rows
 
 
 def squares(rows: Any) -> NDArray[np.float64]:
