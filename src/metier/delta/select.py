@@ -8,6 +8,7 @@ how long it takes, never what comes out. Several k are found in the same pass.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
@@ -22,7 +23,7 @@ from metier.delta.scratch import array, scratch
 from metier.errors import UserError
 from metier.lazy import torch
 
-SAMPLE = 1 << 16  # entries in a sample, at most; a 64th of them all in smaller tensors
+SAMPLE = 1 << 15  # entries in a sample, at most; a 64th of them all in smaller tensors
 RUN = 1 << 10  # of them neighbours
 SHORT = 1 << 4  # neighbours, where more runs cost little: as entries of a row are alike, many short ones say more
 DIRECT = 1 << 16  # tensors up to this size are selected from as a whole
@@ -122,12 +123,17 @@ def _reader(entries: _Opened, sizes: Mapping[str, int]) -> Read:
 def _glance(entries: _Opened, sizes: Mapping[str, int], read: Read) -> Read:
     """As `read`, for those who only look at magnitudes: a difference of stored tensors is formed while it is looked at."""
 
+    @functools.lru_cache(1)
+    def pair(name: str) -> native.Pair | None:
+        terms = sum_of(entries[name])
+        return None if terms is None or not terms.single or terms.base is None else native.Pair(terms.base, terms.tuned[0])
+
     def glance(block: Block) -> Any:
         name, start = block
-        stop, terms = min(start + SLICE, sizes[name]), sum_of(entries[name])
-        if terms is None or not terms.single or terms.base is None:
+        if (whole := pair(name)) is None:
             return read(block)
-        return native.Pair(terms.base[start:stop], terms.tuned[0][start:stop])
+        stop = min(start + SLICE, sizes[name])
+        return native.Pair(whole.base[start:stop], whole.tuned[start:stop])
 
     return glance
 
@@ -158,12 +164,13 @@ def _direct(blocks: Sequence[Block], read: Read, count: int) -> Found:
 
 def _ranked(parts: list[NDArray[np.float32]], rank: int) -> Found:
     """The rank-th largest of all."""
-    values = np.sort(np.concatenate(parts))  # vectorised, where a partition is slowed down by ties
-    value = values[-rank]
-    first, last = np.searchsorted(values, value, "left"), np.searchsorted(values, value, "right")
-    kept = rank - (len(values) - int(last))
-    ties = [int(np.count_nonzero(p == value)) for p in parts] if kept < last - first else []
-    return float(value), kept, ties
+    values = np.concatenate(parts)
+    place = len(values) - rank
+    values.partition(place)
+    value = values[place]
+    kept = rank - int(np.count_nonzero(values[place:] > value))
+    ties = [int(np.count_nonzero(p == value)) for p in parts]
+    return float(value), kept, ties if kept < sum(ties) else []
 
 
 def _sample(entries: _Opened, sizes: Mapping[str, int], total: int) -> list[NDArray[np.float32]]:
