@@ -192,39 +192,40 @@ int64_t look(const float *values, const uint16_t *tuned, const uint16_t *base, i
     return nones;
 }
 
-/* rows[0] = mean, weighted by |coef|, of the entries coef * row whose sign is that of their sum; 0 where none is. rows are overwritten.
-   equal: all |coefs| are the same. least: what 0 is divided by where no entry agrees. */
-void elect(float *const *rows, int k, const float *coefs, int equal, float least, int64_t n) {
-    float sign[CHUNK], weight[CHUNK];
-    for (int64_t start = 0; start < n; start += CHUNK) {
-        int m = (int)(n - start < CHUNK ? n - start : CHUNK);
-        for (int r = 0; r < k; r++) {
-            float *x = rows[r] + start, c = coefs[r];
-            if (r == 0)
-                for (int i = 0; i < m; i++) x[i] *= c, sign[i] = x[i];
-            else
-                for (int i = 0; i < m; i++) x[i] *= c, sign[i] += x[i];
-        }
-        for (int i = 0; i < m; i++) {
-            sign[i] = sign[i] != sign[i] ? sign[i] : (float)((sign[i] > 0) - (sign[i] < 0));
-            weight[i] = 0;
-        }
-        float *sum = rows[0] + start;
-        for (int r = 0; r < k; r++) {
-            float *x = rows[r] + start, c = equal ? 1.0f : fabsf(coefs[r]);
-            for (int i = 0; i < m; i++) {
-                float size = x[i] * sign[i];
-                size = size < 0 ? 0 : size;
-                weight[i] += size > 0 ? c : 0;
-                sum[i] = r ? sum[i] + size : size;
-            }
-        }
-        float c = fabsf(coefs[0]) == 0 ? 1.0f : fabsf(coefs[0]);
-        for (int i = 0; i < m; i++) {
-            float w = equal ? (weight[i] < 1 ? 1 : weight[i]) * c : (weight[i] < least ? least : weight[i]);
-            sum[i] = sum[i] / w * sign[i];
-        }
+typedef float Lanes __attribute__((vector_size(64), aligned(4), may_alias));
+typedef int32_t Bits __attribute__((vector_size(64), aligned(4), may_alias));
+#define WIDTH 16 /* of both */
+
+/* rows[0] = mean, weighted by |coef|, of the entries coef * row whose sign is that of their sum; 0 where none is. equal: all |coefs| are the
+   same. least: what 0 is divided by where no entry agrees. */
+static inline void elect_lanes(float *const *rows, int k, const float *coefs, int equal, float least, int64_t i) {
+    const Lanes none = {0};
+    float one = fabsf(coefs[0]) == 0 ? 1.0f : fabsf(coefs[0]), floor = equal ? 1.0f : least, times = equal ? one : 1.0f;
+    Lanes total = *(Lanes *)(rows[0] + i) * coefs[0], sum = none, weight = none;
+    for (int r = 1; r < k; r++) total += *(Lanes *)(rows[r] + i) * coefs[r];
+    Lanes sign = (Lanes)(((total > none) & (Bits)(none + 1.0f)) | ((total < none) & (Bits)(none - 1.0f)) | ((total != total) & (Bits)total));
+    for (int r = 0; r < k; r++) {
+        Lanes size = *(Lanes *)(rows[r] + i) * coefs[r] * sign;
+        size = (Lanes)((Bits)size & ~(size < none));
+        weight += (Lanes)((size > none) & (Bits)(none + (equal ? 1.0f : fabsf(coefs[r]))));
+        sum += size;
     }
+    Bits low = weight < none + floor;
+    weight = (Lanes)((low & (Bits)(none + floor)) | (~low & (Bits)weight)) * times;
+    *(Lanes *)(rows[0] + i) = sum / weight * sign;
+}
+
+void elect(float *const *rows, int k, const float *coefs, int equal, float least, int64_t n) {
+    int64_t whole = n / WIDTH * WIDTH;
+    for (int64_t i = 0; i < whole; i += WIDTH) elect_lanes(rows, k, coefs, equal, least, i);
+    if (whole == n) return;
+    float rest[k][WIDTH], *places[k];
+    for (int r = 0; r < k; r++) {
+        places[r] = memset(rest[r], 0, sizeof rest[r]);
+        memcpy(rest[r], rows[r] + whole, (size_t)(n - whole) * sizeof(float));
+    }
+    elect_lanes(places, k, coefs, equal, least, 0);
+    memcpy(rows[0] + whole, rest[0], (size_t)(n - whole) * sizeof(float));
 }
 
 /* What is done to a change before it is combined. If `drops`, what `kept` says is kept, times the factor. Else magnitudes are kept that are above
@@ -237,14 +238,17 @@ typedef struct {
 
 static inline void stepped(const Step *step, float *x, int64_t start, int m) {
     if (!step->drops) {
-        float low = step->low, high = step->high;
+        uint32_t low = bits_of(step->low), high = bits_of(step->high);
         int lows = step->low_last < start ? 0 : step->low_last - start >= m ? m : (int)(step->low_last - start + 1);
         int highs = step->high_last < start ? 0 : step->high_last - start >= m ? m : (int)(step->high_last - start + 1);
-        for (int i = 0; i < m; i++) {
-            float a = fabsf(x[i]);
-            int below = (a < low) | ((a == low) & (i >= lows)), above = (a > high) | ((a == high) & (i < highs));
-            float kept = above ? x[i] - x[i] : x[i]; /* not a number where it is infinite */
-            x[i] = below ? 0.0f : kept;
+        int cuts[4] = {0, lows < highs ? lows : highs, lows < highs ? highs : lows, m};
+        for (int c = 0; c < 3; c++) { /* between two cuts all that is equal to an end is treated alike */
+            uint32_t first = low + (cuts[c] >= lows), last = high + (cuts[c] >= highs);
+            for (int i = cuts[c]; i < cuts[c + 1]; i++) {
+                uint32_t u = bits_of(x[i]) & 0x7FFFFFFFu;
+                float kept = u >= last ? x[i] - x[i] : x[i]; /* not a number where it is infinite */
+                x[i] = u >= first ? kept : 0.0f;
+            }
         }
     } else {
         const uint8_t *kept = step->kept + start;
