@@ -162,6 +162,22 @@ def test_selecting_between_stored_weights(kind: str, monkeypatch: pytest.MonkeyP
 
 
 @needs_loops
+@settings(max_examples=60)
+@given(st.integers(0, 99), st.lists(st.integers(0, 3000), min_size=1, max_size=4), st.floats(0, 1), st.booleans())
+def test_ranks_over_parts(seed: int, lengths: list[int], share: float, coarse: bool) -> None:
+    parts = [draw(seed + i, n, sparse=0.3).abs() for i, n in enumerate(lengths)]
+    arrays = [(p.bfloat16().float() if coarse else p).numpy() for p in parts]
+    values = np.sort(np.concatenate(arrays))[::-1]
+    rank = round(share * len(values))
+    found = native.ranked(arrays, rank)
+    if rank == 0:
+        assert found is None
+        return
+    above, equal = int((values > values[rank - 1]).sum()), int((values == values[rank - 1]).sum())
+    assert found == (float(values[rank - 1]), rank - above, equal)
+
+
+@needs_loops
 def test_divergences_of_rows() -> None:
     g = torch.Generator().manual_seed(0)
     first = torch.randn(40, 1537, generator=g) * torch.logspace(-4, 2, 40)[:, None]  # up to probabilities of 0 and of 1

@@ -192,6 +192,33 @@ int64_t look(const float *values, const uint16_t *tuned, const uint16_t *base, i
     return nones;
 }
 
+/* The rank-th largest of all magnitudes in `count` parts, none of them not a number: its bits, how many of those equal to it the rank takes,
+   and how many there are. Bins of the bits are counted, then finer ones of the bin that holds it. */
+void ranked(const float *const *parts, const int64_t *lengths, int64_t count, int64_t rank, int64_t *found) {
+    uint32_t first = UINT32_MAX, last = 0, bins[2048];
+    for (int64_t p = 0; p < count; p++)
+        for (int64_t i = 0; i < lengths[p]; i++) {
+            uint32_t u = bits_of(parts[p][i]);
+            first = u < first ? u : first, last = u > last ? u : last;
+        }
+    for (uint32_t span = last - first, shift = 32;; span = (1u << shift) - 1) {
+        for (shift = 0; span >> shift >= 2048;) shift++;
+        memset(bins, 0, sizeof bins);
+        for (int64_t p = 0; p < count; p++)
+            for (int64_t i = 0; i < lengths[p]; i++) {
+                uint32_t u = bits_of(parts[p][i]) - first;
+                if (u <= span) bins[u >> shift]++;
+            }
+        uint32_t bin = span >> shift;
+        while (rank > bins[bin]) rank -= bins[bin--];
+        first += bin << shift;
+        if (shift == 0) {
+            found[0] = first, found[1] = rank, found[2] = bins[bin];
+            return;
+        }
+    }
+}
+
 typedef float Lanes __attribute__((vector_size(64), aligned(4), may_alias));
 typedef int32_t Bits __attribute__((vector_size(64), aligned(4), may_alias));
 #define WIDTH 16 /* of both */
@@ -236,7 +263,7 @@ typedef struct {
     float low, high, factor, unused;
 } Step;
 
-static inline void stepped(const Step *step, float *x, int64_t start, int m) {
+static __attribute__((noinline)) void stepped(const Step *step, float *x, int64_t start, int m) {
     if (!step->drops) {
         uint32_t low = bits_of(step->low), high = bits_of(step->high);
         int lows = step->low_last < start ? 0 : step->low_last - start >= m ? m : (int)(step->low_last - start + 1);

@@ -45,6 +45,7 @@ _SIGNATURES: dict[str, tuple[list[Any], Any]] = {
     "rounded": ([_P, _P, _N], _I),
     "shrink": ([_P, _F, _P, _N], None),
     "look": ([_P, _P, _P, _N, _P, _I], _N),
+    "ranked": ([_P, _P, _N, _N, _P], None),
     "elect": ([_P, _I, _P, _I, _F, _N], None),
     "averaged": ([_P, _P, _P, _I, _F, _N], None),
     "divergence": ([_P, _P, _N, _N, _F, _P, _P], None),
@@ -241,6 +242,15 @@ def look(values: Flat | Pair, brackets: Sequence[Ends], rooms: NDArray[np.float3
     found = (_Bracket * len(brackets))(*(_Bracket(*ends, 0, 0, 0, 0, address(room)) for ends, room in zip(brackets, rooms, strict=True)))
     none = run.look(*places, rooms.shape[1], found, len(brackets))
     return [Counts(none, f.above, f.highs, f.lows, room[: f.within].copy()) for f, room in zip(found, rooms, strict=True)]
+
+
+def ranked(parts: Sequence[NDArray[np.float32]], rank: int) -> tuple[float, int, int] | None:
+    """The rank-th largest of all magnitudes, how many of those equal to it the rank takes, and how many there are. None: not done."""
+    if (run := loops()) is None or not 0 < rank <= sum(map(len, parts)):
+        return None
+    lengths, found = np.array([len(p) for p in parts], np.int64), np.empty(3, np.int64)
+    run.ranked(_places(parts), address(lengths), len(parts), rank, address(found))
+    return float(found[:1].astype(np.uint32).view(np.float32)[0]), int(found[1]), int(found[2])
 
 
 def least(coefs: Sequence[float]) -> float:

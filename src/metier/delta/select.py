@@ -164,13 +164,14 @@ def _direct(blocks: Sequence[Block], read: Read, count: int) -> Found:
 
 def _ranked(parts: list[NDArray[np.float32]], rank: int) -> Found:
     """The rank-th largest of all."""
-    values = np.concatenate(parts)
-    place = len(values) - rank
-    values.partition(place)
-    value = values[place]
-    kept = rank - int(np.count_nonzero(values[place:] > value))
-    ties = [int(np.count_nonzero(p == value)) for p in parts]
-    return float(value), kept, ties if kept < sum(ties) else []
+    if (found := native.ranked(parts, rank)) is None:
+        values = np.concatenate(parts)
+        place = len(values) - rank
+        values.partition(place)
+        value = float(values[place])
+        found = value, rank - int(np.count_nonzero(values[place:] > value)), int(np.count_nonzero(values == value))
+    value, kept, equal = found
+    return value, kept, [int(np.count_nonzero(p == np.float32(value))) for p in parts] if kept < equal else []
 
 
 def _sample(entries: _Opened, sizes: Mapping[str, int], total: int) -> list[NDArray[np.float32]]:
