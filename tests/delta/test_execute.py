@@ -20,6 +20,7 @@ from torch import Tensor
 from metier.delta import Checkpoint, Delta, Dense, Merge, Sparse, diff, full, identity, merged, per_tensor, run
 from metier.delta.execute import apply
 from metier.delta.parts import drop, elect_sign_mean, mean, total
+from metier.delta.scratch import scratch
 from metier.errors import KeyMismatch, ShapeMismatch, UserError
 from metier.merge.linear import linear
 from metier.merge.ties import ties
@@ -426,3 +427,9 @@ def test_memory_does_not_grow_with_the_experts(tmp_path: Path, way: str) -> None
         write(tmp_path / f"e{i}", {k: (v.float() + 0.01 * (i + 1)).bfloat16() for k, v in weights.items()})
     found = subprocess.run([sys.executable, "-c", MEMORY, str(tmp_path), way], capture_output=True, text=True, check=True)
     assert int(found.stdout) < 100e6 + 3 * 2 * n
+
+
+def test_scratch_made_while_inferring_can_be_used_again() -> None:
+    with torch.inference_mode():
+        scratch("of this test", 3)
+    assert scratch("of this test", 3).zero_().tolist() == [0.0] * 3

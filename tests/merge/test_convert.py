@@ -14,7 +14,7 @@ from torch import Tensor
 
 from metier.delta import Checkpoint, Delta, Dense, LowRank, New, diff
 from metier.errors import Failed, KeyMismatch, UserError
-from metier.merge import _verify, _work
+from metier.merge import _verdict, _verify, _work
 from metier.merge._convert import to_lora, to_peft
 from metier.merge._show import overlap, shown
 
@@ -94,15 +94,15 @@ def test_verification_finds_a_wrong_result(tmp_path: Path) -> None:
     verdict = _verify.written(base, wrong, expected)
     assert not verdict.equal and verdict.gap > 0.01
     with pytest.raises(Failed, match="does not say what it should"):
-        _verify.store(wrong, verdict)
+        _verdict.store(wrong, verdict)
     plain = _verify.judged(base, base, base.model, base.model)
     assert plain.perplexity == plain.base_perplexity and plain.warnings == ()
 
 
 def test_changes_looks_at_stored_bits() -> None:
     weights = {"w": torch.ones(3, dtype=torch.bfloat16)}
-    assert not _verify.changes(weights, Delta({"w": Dense(torch.full((3,), 1e-4))}))
-    assert _verify.changes(weights, Delta({"w": Dense(torch.tensor([0.0, 0.0, 0.1]))}))
+    assert not _verdict.changes(weights, Delta({"w": Dense(torch.full((3,), 1e-4))}))
+    assert _verdict.changes(weights, Delta({"w": Dense(torch.tensor([0.0, 0.0, 0.1]))}))
 
 
 def test_numbers_of_show_and_overlap(tmp_path: Path) -> None:
@@ -131,5 +131,5 @@ def test_verification_finds_entries_of_16_bits_that_were_rounded_otherwise(tmp_p
         return (change(name, tensor).contiguous().view(torch.int32) & -65536).view(torch.float32)
 
     verdict = _verify.written(base, checkpoint(base, tmp_path / "few", few, dtype=torch.bfloat16), right)
-    assert not verdict.equal and verdict.gap > _verify.TOLERANCE * verdict.spread
+    assert not verdict.equal and verdict.gap > _verdict.TOLERANCE * verdict.spread
     assert not _verify.written(base, checkpoint(base, tmp_path / "cut", cut, dtype=torch.bfloat16), right).equal

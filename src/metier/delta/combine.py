@@ -51,7 +51,8 @@ def merged(
         one = _combined(merge, name, experts, each, coefs, device)
         return seen(merge.then, then.of(name, one if device is None else combined.entries[name]), name, one, device)
 
-    return Delta(Lazy(names, entry), base, provenance)
+    shape = {n: e for e in reversed(experts) for n in e}  # who tells it: an entry is dear where a plan must be made first
+    return Delta(Lazy(names, entry, lambda name: shape[name].shape(name)), base, provenance)
 
 
 class _States:

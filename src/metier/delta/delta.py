@@ -97,15 +97,15 @@ class Delta:
         return Delta(entries, self.base or other.base, {"sum": [dict(self.provenance), dict(other.provenance)]})
 
     def map(self, change: Callable[[str, Entry], Entry]) -> Delta:
-        """A delta with every entry replaced."""
+        """A delta with every entry replaced by one of its shape."""
         if isinstance(self.entries, Lazy):
             old = self.entries
-            return replace(self, entries=Lazy(old, lambda n: change(n, old[n])))
+            return replace(self, entries=Lazy(old, lambda n: change(n, old[n]), old.shape))
         return replace(self, entries={n: change(n, e) for n, e in self.entries.items()})
 
     def only(self, names: Iterable[str]) -> Delta:
         """The part of the delta with these names."""
-        return replace(self, entries=Lazy((n for n in names if n in self.entries), self.entries.__getitem__))
+        return replace(self, entries=Lazy((n for n in names if n in self.entries), self.entries.__getitem__, self.shape))
 
     def read(self) -> Delta:
         """The same delta with every entry in memory, computed ones formed."""

@@ -47,7 +47,7 @@ def diff(base: Mapping[str, Tensor], tuned: Mapping[str, Tensor], *, fingerprint
 def full(tuned: Checkpoint) -> Delta:
     """The weights themselves as a delta over a zero base, for merges of kind `weights='full'`."""
     names = [n for n in tuned if tuned.floating(n)]
-    return Delta(Lazy(names, lambda name: weights(tuned.mapped(name))), provenance={"tuned": str(tuned.path)})
+    return Delta(Lazy(names, lambda name: weights(tuned.mapped(name)), tuned.shape), provenance={"tuned": str(tuned.path)})
 
 
 def weights(tensor: Tensor | Mapped) -> Entry:
@@ -93,7 +93,7 @@ def _of_checkpoints(base: Checkpoint, tuned: Checkpoint, fingerprint: str) -> De
         return New(tuned[name]) if name in stored else Between(base.mapped(name), tuned.mapped(name))
 
     provenance = {"base": str(base.path), "tuned": str(tuned.path), "files": tuned.stamp()}
-    return Delta(Lazy(names, entry), fingerprint, provenance)
+    return Delta(Lazy(names, entry, tuned.shape), fingerprint, provenance)
 
 
 def _same_ties(base: Checkpoint, tuned: Checkpoint) -> None:

@@ -62,6 +62,7 @@ def scratch(name: str, n: int, dtype: torch.dtype | None = None, rows: int = 1, 
         return torch.empty((rows, n) if rows > 1 else n, dtype=dtype, device=device)
     found: dict[str, Tensor] = _own.__dict__.setdefault("found", {})
     if name not in found or found[name].dtype != dtype or found[name].numel() < rows * n:
-        found[name] = torch.empty(rows * SLICE, dtype=dtype)
+        with torch.inference_mode(False):  # who asks next may not be inferring
+            found[name] = torch.empty(rows * SLICE, dtype=dtype)
     part = found[name][: rows * n]
     return part.view(rows, n) if rows > 1 else part

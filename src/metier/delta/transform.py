@@ -134,7 +134,7 @@ def partition(transforms: Mapping[str, Transform], label: Callable[[str], str] |
 
 def view(transform: Transform, state: Any, delta: Delta) -> Delta:
     """The transformed delta, computed tensor by tensor (or slice by slice) when it is read. New tensors pass unchanged."""
-    return replace(delta, entries=Lazy(delta, lambda name: seen(transform, state, name, delta.entries[name])))
+    return replace(delta, entries=Lazy(delta, lambda name: seen(transform, state, name, delta.entries[name]), delta.shape))
 
 
 def seen(transform: Transform, state: Any, name: str, entry: Entry, device: torch.device | None = None) -> Entry:

@@ -7,16 +7,18 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from metier.delta import Between, Delta, LowRank, New, diff
 from metier.delta.entry import Entry
 from metier.delta.stored import Stored
 from metier.errors import KeyMismatch, UserError
-from metier.model import Base
+from metier.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from metier.model import Base
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."

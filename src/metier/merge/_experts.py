@@ -7,9 +7,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, NamedTuple
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from metier.delta import Between, Checkpoint, Delta, Lazy, New, diff, load
 from metier.delta.difference import weights
@@ -21,10 +19,12 @@ from metier.delta.transform import in_slices
 from metier.errors import BaseMismatch, KeyMismatch, ShapeMismatch, UserError
 from metier.merge._adapter import CONFIG as ADAPTER
 from metier.merge._adapter import adapter
-from metier.model import Base, Specialist, WeightChange, load_base
-from metier.model import change as changes_on_disk
-from metier.model.loading import DTYPES
-from metier.task import Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from metier.model import Base, Specialist, WeightChange
+    from metier.task import Task
 
 Missing = Literal["error", "skip"]
 
@@ -82,6 +82,8 @@ def made_of(delta: Delta, start: Specialist, task: Task, experts: Sequence[Exper
     head = with_head(experts, task)
     new = {n: e for n, e in head.delta.entries.items() if isinstance(e, New)} if head else {}
     made = replace(delta.read(), base=start.base.fingerprint)
+    from metier.model import WeightChange
+
     return WeightChange(replace(made, entries={**made.entries, **new}), head.labels if head else ())
 
 
@@ -138,6 +140,9 @@ def _specialist(place: Path, base: Checkpoint | Base) -> Expert:
 
 
 def _change(place: Path, base: Checkpoint | Base) -> Expert:
+    from metier.model import WeightChange
+    from metier.model import change as changes_on_disk
+
     change = changes_on_disk.load(place)
     if not isinstance(change, WeightChange):
         raise UserError(f"{place}: changes {change.place}, not the weights, so it cannot be merged.")
@@ -146,7 +151,12 @@ def _change(place: Path, base: Checkpoint | Base) -> Expert:
 
 
 def _adapter(place: Path, base: Checkpoint | Base) -> Expert:
-    return Expert(adapter(place, weights_of_base(base), lambda: base if isinstance(base, Base) else load_base(base.path, device="cpu")))
+    def model() -> Base:
+        from metier.model import load_base
+
+        return load_base(base.path, device="cpu") if isinstance(base, Checkpoint) else base
+
+    return Expert(adapter(place, weights_of_base(base), model))
 
 
 def _tuned(place: Path, base: Checkpoint | Base, missing: Missing) -> Delta:
@@ -174,9 +184,10 @@ def _named(delta: Delta, base: Mapping[str, Tensor], place: Path) -> Delta:
         new = name in base or isinstance(delta.entries[name], New)
         if (found := name if new else old.get(name)) is None:
             raise KeyMismatch(f"{place}: changes '{name}', which the base does not have. Was it made from another base?")
-        differs = found in base and tuple(delta.shape(name)) != tuple(base[found].shape)
+        shape = base.shape(found) if isinstance(base, Checkpoint) and found in base else base[found].shape if found in base else None
+        differs = shape is not None and tuple(delta.shape(name)) != tuple(shape)
         if differs and not isinstance(delta.entries[name], New):
-            shapes = f"{tuple(base[found].shape)} in the base, {tuple(delta.shape(name))} in the change"
+            shapes = f"{tuple(shape or ())} in the base, {tuple(delta.shape(name))} in the change"
             raise ShapeMismatch(f"{place}: '{name}' has shape {shapes}. Was it made from another base?")
         names[found] = name
     return delta if all(n == o for n, o in names.items()) else replace(delta, entries=Lazy(names, lambda n: delta.entries[names[n]]))
@@ -200,7 +211,7 @@ def _matching(stored: Iterable[str], wanted: Iterable[str]) -> dict[str, str]:
 
 
 def _same_base(place: Path, fingerprint: str, base: Checkpoint | Base) -> None:
-    ours = base.fingerprint if isinstance(base, Base) else base.fingerprint()
+    ours = base.fingerprint() if isinstance(base, Checkpoint) else base.fingerprint
     if not fingerprint or fingerprint == ours:
         return
     if isinstance(base, Checkpoint) and fingerprint in _as_loaded(base):
@@ -210,6 +221,8 @@ def _same_base(place: Path, fingerprint: str, base: Checkpoint | Base) -> None:
 
 def _as_loaded(base: Checkpoint) -> Iterator[str]:
     """Fingerprints of the base loaded in each type, where it can be loaded as a model."""
+    from metier.model.loading import DTYPES, load_base
+
     for dtype in DTYPES:
         with contextlib.suppress(UserError):
             yield load_base(base.path, dtype=dtype, device="cpu").fingerprint

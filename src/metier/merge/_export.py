@@ -6,7 +6,7 @@ from pathlib import Path
 
 from metier.delta import Checkpoint, Delta, Lazy
 from metier.errors import UserError
-from metier.merge import _verify
+from metier.merge import _verdict, _verify
 from metier.merge._convert import save_peft, to_peft, with_peft
 from metier.merge._work import Done, How, only_changed, size_of
 from metier.model.loading import load_base
@@ -26,5 +26,5 @@ def export(delta: Delta, base: Checkpoint, out: Path, how: How) -> Done:
         found = with_peft(load_base(base.path, device="cpu"), out)
         exact = Lazy(base, lambda name: base[name].float() if base.dtype(name).is_floating_point else base[name])
         verdict = _verify.judged(plain, plain, _verify.model_of(plain, _verify.composed(exact, delta)), found)
-    _verify.store(out, verdict, base=str(base.path.resolve()), fingerprint=delta.base)
+    _verdict.store(out, verdict, base=str(base.path.resolve()), fingerprint=delta.base)
     return Done(out, size_of(out), verdict)

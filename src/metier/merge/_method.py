@@ -7,19 +7,26 @@ import functools
 import inspect
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+import numpy as np
 
-from metier.delta import Delta, Merge, merged, transformed
-from metier.delta.entry import Entry, grain_of, opened
+from metier.delta import Checkpoint, Delta, Merge, merged, native, transformed
+from metier.delta.entry import Entry, grain_of, is_plain, opened
+from metier.delta.kinds import read
 from metier.delta.parts import by_depth
+from metier.delta.stored import Mapped
 from metier.delta.transform import in_slices
 from metier.errors import UserError
 from metier.merge._experts import made_of, open_experts, weights_of, weights_of_model
 from metier.merge._needs import unweighted
-from metier.model import Specialist, WeightChange
-from metier.task import Task
-from metier.train import Run
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from metier.model import Specialist, WeightChange
+    from metier.task import Task
+    from metier.train import Run
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,7 +87,7 @@ def change_of(
     else:
         names = dict.fromkeys(n for e in experts for n in e)
         whole = merged(merge, [weights_of(e, base, names) for e in experts], coefs=coefs)
-        delta = whole.map(lambda name, entry: _from(base[name], entry))
+        delta = whole.map(lambda name, entry: _from(base.mapped(name) if isinstance(base, Checkpoint) else base[name], entry))
     return delta if lines is None else transformed(by_depth(lines, 1.0), delta)
 
 
@@ -92,10 +99,16 @@ def enough(name: str, given: int, count: tuple[int, int | None]) -> None:
         raise UserError(f"{name}: takes {rule} expert{'s' if (most or least) > 1 else ''}; got {given}.")
 
 
-def _from(base: Tensor, weights: Entry) -> Entry:
-    weights, before = opened(weights), base.reshape(-1)
+def _from(base: Tensor | Mapped, weights: Entry) -> Entry:
+    """The weights less the base."""
+    weights = opened(weights)
+    words = base.words if isinstance(base, Mapped) and is_plain(weights) else None
 
-    def part(start: int, stop: int, out: Tensor | None) -> Tensor:
-        return weights.part(start, stop, out).sub_(before[start:stop].float())
+    def part(start: int, stop: int, out: Any) -> Any:
+        values = weights.part(start, stop, out)
+        if words is not None and isinstance(values, np.ndarray):
+            values -= native.summed(native.Sum(None, (words,)), start, stop, np.empty_like(values))
+            return values
+        return values.sub_(read(base).reshape(-1)[start:stop].float())
 
-    return in_slices(weights.shape, part, grain_of(weights))
+    return in_slices(weights.shape, part, grain_of(weights), plain=words is not None)

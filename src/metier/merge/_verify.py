@@ -7,22 +7,17 @@ models are asked fewer. Weights are read when they are used, so that no model is
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 import torch
 from torch import Tensor, nn
 
-from metier import atomic
 from metier.delta import Checkpoint, Delta, Lazy
-from metier.delta.transform import slices
-from metier.errors import Failed, UserError
+from metier.errors import UserError
+from metier.merge._verdict import Verdict
 from metier.model.base import Base
 from metier.model.change import no_grad_module
 from metier.model.loading import load_base
@@ -32,36 +27,7 @@ from metier.task.general import continuation
 
 TOKENS = 48  # of each text that is read
 FEWEST, MOST, WORK = 2, 16, 1_600_000_000  # texts that are read, and parameters times texts
-TOLERANCE = 1e-3  # of the outputs' spread: two ways to form the same float32 sum differ by less
 GIBBERISH = 4.0  # times the base's perplexity
-CARD = "metier.json"
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """gap: the largest difference of outputs; spread: the outputs' standard deviation; perplexities of result and base (encoders: none)."""
-
-    gap: float
-    spread: float
-    perplexity: float | None
-    base_perplexity: float | None
-    warnings: tuple[str, ...] = ()
-
-    @property
-    def equal(self) -> bool:
-        """Whether the gap is what rounding explains."""
-        return self.gap <= TOLERANCE * self.spread
-
-    def facts(self) -> dict[str, Any]:
-        """For JSON."""
-        return dataclasses.asdict(self) | {"equal": self.equal, "warnings": list(self.warnings)}
-
-    def text(self) -> str:
-        """One line for a person."""
-        words = f"verified   loaded again: outputs differ by at most {self.gap:.2g} from what they should be (their spread is {self.spread:.2g})"
-        if self.perplexity is not None and self.base_perplexity is not None:
-            words += f"; perplexity {self.perplexity:.4g}, the base's {self.base_perplexity:.4g}"
-        return words
 
 
 class Probe:
@@ -162,29 +128,3 @@ def model_of(like: Base, weights: Mapping[str, Tensor]) -> nn.Module:
     model: nn.Module = type(like.model).from_pretrained(None, config=like.model.config, state_dict=state, dtype=torch.float32)
     no_grad_module(model)
     return model
-
-
-def store(out: Path, verdict: Verdict | None, **facts: Any) -> None:
-    """Put the verdict and other facts in the output's card, metier.json. Raises Failed where the result is not what it should be."""
-    place = out / CARD
-    card = json.loads(place.read_text(encoding="utf-8")) if place.is_file() else {}
-    atomic.write_json(place, card | facts | {"verified": verdict.facts() if verdict else None})
-    if verdict is not None and not verdict.equal:
-        raise Failed(
-            f"{out}: what was written does not say what it should: outputs differ by {verdict.gap:.3g}, their spread is {verdict.spread:.3g}. "
-            "Do not use it; please report this with the command."
-        )
-
-
-def changes(weights: Mapping[str, Tensor], delta: Delta) -> bool:
-    """Whether base + delta differs from the base in any stored bit; read no further than the first difference."""
-    for name in delta:
-        entry = delta[name]
-        if name not in weights:
-            return True
-        before = weights[name].reshape(-1)
-        for start, values in slices(entry):
-            old = before[start : start + len(values)]
-            if bool(((old.float() + values).to(old.dtype) != old).any()):
-                return True
-    return False

@@ -18,11 +18,10 @@ from metier.delta.entry import opened as opened_entry
 from metier.delta.execute import apply, device_of, fits
 from metier.delta.transform import Merge, in_slices, slices
 from metier.errors import UserError
-from metier.merge import _verify
+from metier.merge import _verdict
 from metier.merge._experts import opened
-from metier.merge._verify import Verdict
+from metier.merge._verdict import Verdict
 from metier.method import Method
-from metier.model.loading import load_base
 
 PATIENCE = 2.0  # seconds of silence at most
 ORDINARY = 100_000_000  # bytes that python and its libraries take beside the tensors
@@ -78,6 +77,8 @@ def open_base(name: str | Path) -> Checkpoint:
     """The base's files, by folder, file or the name of an embedded base."""
     place = Path(name).expanduser()
     if not place.exists():
+        from metier.model.loading import load_base
+
         place = Path(load_base(str(name), device="cpu").path)
     if not place.exists():
         raise UserError(f"base {name}: is not on this machine. Download it first and give its folder.")
@@ -121,6 +122,8 @@ def change_and_base(place: str | Path, base: str | None, how: How) -> tuple[Delt
 
 def keep(delta: Delta, out: Path, base: Checkpoint | None, how: How, **facts: Any) -> Done:
     """Save a change, load it again, and compare what base + change says with the change in memory. It must change something."""
+    from metier.merge import _verify
+
     delta = only_changed(delta)
     plain = _verify.checkable(base.path) if base is not None and how.verify else None
     made = {"metier": __version__} | ({"base": str(base.path.resolve())} if base is not None else {})
@@ -132,7 +135,7 @@ def keep(delta: Delta, out: Path, base: Checkpoint | None, how: How, **facts: An
     if plain is not None and base is not None:
         old = replace(delta, entries={n: delta[n] for n in delta if not isinstance(delta[n], New)})
         verdict = _verify.changed(plain, found.only(list(old)), old, base)
-    _verify.store(out, verdict, **facts)
+    _verdict.store(out, verdict, **facts)
     return Done(out, size_of(out), verdict, facts)
 
 
@@ -171,17 +174,28 @@ def finish(
 ) -> Done:  # fmt: skip
     """Check all that can be checked, write, load again, compare, and note the verdict."""
     fits(base, delta)
-    plain = _verify.checkable(base.path) if how.verify else None
-    if not _verify.changes(base, delta):
+    check = _checking(base) if how.verify else None
+    if not _verdict.changes(base, delta):
         raise UserError(
             f"{out.name}: the result would be the base, bit for bit: no change reaches it. Look at the inputs with metier delta show."
         )
     with watching(out, base.bytes(), f"writing {out.name}"):
         write()
-    expected = _verify.composed(base, delta) if weights is None else _verify.replaced(base, weights)
-    verdict = _verify.written(plain, out, expected) if plain is not None else None
-    _verify.store(out, verdict)
+    verdict = check(out, delta, weights) if check is not None else None
+    _verdict.store(out, verdict)
     return Done(out, size_of(out), verdict, {"tensors": len(base)})
+
+
+def _checking(base: Checkpoint) -> Callable[[Path, Delta, Delta | None], Verdict]:
+    """(output, change, whole weights or None) -> verdict. Raises UserError where the base cannot be loaded."""
+    from metier.merge import _verify  # with torch and transformers, which nothing else here may need
+
+    plain = _verify.checkable(base.path)
+
+    def check(out: Path, delta: Delta, weights: Delta | None) -> Verdict:
+        return _verify.written(plain, out, _verify.composed(base, delta) if weights is None else _verify.replaced(base, weights))
+
+    return check
 
 
 def only_changed(delta: Delta) -> Delta:
@@ -211,7 +225,7 @@ def check_experts(base: Checkpoint, deltas: Sequence[Delta], places: Sequence[st
     """Raises UserError for an expert that changes nothing; the base itself may be named as one."""
     for delta, place in zip(deltas, places, strict=True):
         fits(base, delta)
-        if Path(place).expanduser().resolve() != base.path.resolve() and not _verify.changes(base, delta):
+        if Path(place).expanduser().resolve() != base.path.resolve() and not _verdict.changes(base, delta):
             raise UserError(f"{place}: changes nothing of the base {base.path}, bit for bit. Is it the right folder?")
 
 

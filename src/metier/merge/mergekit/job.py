@@ -18,7 +18,7 @@ from metier.delta.parts import total
 from metier.delta.parts.scale import DEPTH, depth_of
 from metier.delta.transform import in_slices
 from metier.errors import KeyMismatch, ShapeMismatch, UserError
-from metier.merge import _verify, _work
+from metier.merge import _verdict, _verify, _work
 from metier.merge._experts import opened, weights_of
 from metier.merge.mergekit import recipe as recipes
 from metier.merge.mergekit.laid import Laid, beside, describe, laid_out, relayered
@@ -134,7 +134,7 @@ class Job:
             with _work.watching(out, laid.bytes(), f"writing {out.name}"):
                 run(whole, cast(Checkpoint, laid), [weights], out, recipe=recipe, **how.written())
         verdict = _verify.written(plain, out, _verify.replaced(cast(Checkpoint, laid), weights)) if plain is not None else None
-        _verify.store(out, verdict)
+        _verdict.store(out, verdict)
         return _work.Done(out, _work.size_of(out), verdict, {"tensors": len(laid), "method": self.recipe.method})
 
     def weights(self, name: str) -> Entry:
@@ -226,7 +226,7 @@ class Job:
             return
         change = weights.map(lambda name, entry: _change(self._entry(self._base(), name), entry))
         old = {n: self._entry(self._base(), n).dense().to(files.dtype(n)) if has_rows(n) else files[n] for n in weights}
-        if not _verify.changes(old, change):
+        if not _verdict.changes(old, change):
             raise UserError(f"{self.place}: the result would be the base, bit for bit: no change reaches it.")
 
     def _laid(self, folder: Path) -> Laid:

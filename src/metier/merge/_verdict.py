@@ -1,0 +1,95 @@
+"""Verdict: what verification said of a result, kept beside it; and whether a change changes anything."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metier import atomic
+from metier.delta import Checkpoint, Delta, native
+from metier.delta.entry import SLICE, Entry, is_plain
+from metier.delta.transform import slices
+from metier.errors import Failed
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TOLERANCE = 1e-3  # of the outputs' spread: two ways to form the same float32 sum differ by less
+CARD = "metier.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """gap: the largest difference of outputs; spread: the outputs' standard deviation; perplexities of result and base (encoders: none)."""
+
+    gap: float
+    spread: float
+    perplexity: float | None
+    base_perplexity: float | None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def equal(self) -> bool:
+        """Whether the gap is what rounding explains."""
+        return self.gap <= TOLERANCE * self.spread
+
+    def facts(self) -> dict[str, Any]:
+        """For JSON."""
+        return dataclasses.asdict(self) | {"equal": self.equal, "warnings": list(self.warnings)}
+
+    def text(self) -> str:
+        """One line for a person."""
+        words = f"verified   loaded again: outputs differ by at most {self.gap:.2g} from what they should be (their spread is {self.spread:.2g})"
+        if self.perplexity is not None and self.base_perplexity is not None:
+            words += f"; perplexity {self.perplexity:.4g}, the base's {self.base_perplexity:.4g}"
+        return words
+
+
+def store(out: Path, verdict: Verdict | None, **facts: Any) -> None:
+    """Put the verdict and other facts in the output's card, metier.json. Raises Failed where the result is not what it should be."""
+    place = out / CARD
+    card = json.loads(place.read_text(encoding="utf-8")) if place.is_file() else {}
+    atomic.write_json(place, card | facts | {"verified": verdict.facts() if verdict else None})
+    if verdict is not None and not verdict.equal:
+        raise Failed(
+            f"{out}: what was written does not say what it should: outputs differ by {verdict.gap:.3g}, their spread is {verdict.spread:.3g}. "
+            "Do not use it; please report this with the command."
+        )
+
+
+def changes(weights: Mapping[str, Tensor], delta: Delta) -> bool:
+    """Whether base + delta differs from the base in any stored bit; small tensors first, read no further than the first difference."""
+    for name in sorted(delta, key=lambda n: delta.shape(n).numel()):
+        if name not in weights:
+            return True
+        words = weights.mapped(name).words if isinstance(weights, Checkpoint) and is_plain(delta[name]) else None
+        if _changed(weights[name], delta[name]) if words is None else _changed_words(words, delta[name]):
+            return True
+    return False
+
+
+def _changed(before: Tensor, entry: Entry) -> bool:
+    flat = before.reshape(-1)
+    for start, values in slices(entry):
+        old = flat[start : start + len(values)]
+        if bool(((old.float() + values).to(old.dtype) != old).any()):
+            return True
+    return False
+
+
+def _changed_words(before: NDArray[np.uint16], entry: Any) -> bool:
+    """As `_changed`, of bits of bfloat16 and a plain entry."""
+    for start in range(0, len(before), SLICE):
+        old = before[start : start + SLICE]
+        change, new = np.empty(len(old), np.float32), np.empty_like(old)
+        native.added(old, entry.part(start, start + len(old), change), new)
+        if not np.array_equal(new, old):
+            return True
+    return False
