@@ -1,21 +1,23 @@
 """Merging: time and private memory of streamed merges, beside mergekit and the machine's copy bandwidth.
 
     python benchmarks/merging.py --work FOLDER --mergekit PATH/mergekit-yaml     # all rows, 1.1 GB, three experts
+    python benchmarks/merging.py --work FOLDER --mergekit PATH/mergekit-yaml --cold     # the same on memory that the host must give first
     python benchmarks/merging.py --work FOLDER --scaling                         # cost against bytes and experts: docs/img/merging.svg
     python benchmarks/merging.py --work FOLDER --big                             # memory at 8 GB and more
     python benchmarks/merging.py --work FOLDER --show                            # bytes that `metier delta show` reads
 
 Makes checkpoints (Llama shapes, bf16, random weights; experts with dense, sparse and low-rank changes) in FOLDER unless they are there,
-then runs every row in a process of its own, ours and mergekit's in turns, with settings that ask both for the same mathematics. Seconds
-are of the merge alone ('seconds'), of the whole process ('wall') and of its processor time ('cpu', which other work on the machine
-disturbs less); anonymous pages (RssAnon of the process and all its descendants) are sampled every 10 ms, less those of a process that
-only imports. The copy is the faster one of blocks of 64 KiB and of 4 MiB.
+then runs every row, ours and mergekit's in turns, with settings that ask both for the same mathematics. Ours is measured twice: as the
+command that a person types (`metier merge ... --no-verify`; mergekit verifies nothing either), and as a process that only calls the
+merge, which tells the seconds of the merge alone ('seconds') and its processor time ('cpu', which other work on the machine disturbs
+less); anonymous pages (RssAnon of the process and all its descendants) are sampled every 10 ms, less those of a process that only imports.
+The copy is the faster one of blocks of 64 KiB and of 4 MiB.
 
 Ours is a copy of the code, made when a measurement begins. FOLDER/measured.jsonl takes every measurement when it is made; a killed run
 goes on from there, and begins anew where the code has changed since. RESULTS is written after every round.
 
-A virtual machine gives memory that has been free for two seconds back to its host, and taking it again costs as much as half a merge: all
-arms, copies too, begin after REST, so that none lives on what the one before has just let go of.
+A virtual machine gives memory that has been free for two seconds back to its host, and taking it again costs a merge more than its own
+work. So every arm, copies too, begins when the output of the one before has just been removed; with --cold, REST after that.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ PICTURE = REPOSITORY / "docs" / "img" / "merging.svg"
 HIDDEN, FFN, VOCAB, SHARD = 1536, 4096, 32_000, 450_000_000
 FILLED = 1 << 19  # bytes at the head of each tensor that are not zero in the checkpoints of --big, which are sparse files
 
-REST = 3.0  # seconds
+PAUSE, REST = 0.5, 3.0  # seconds
 ABOVE = 100.0  # MB of anonymous pages above the interpreter that a merge may take beside three times the largest tensor
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -227,7 +229,6 @@ class Kept:
 
 def measured(words: list[str], environment: Mapping[str, str] = NOTHING) -> dict[str, float]:
     """Wall seconds, the merge's own, those of the processor, and bytes: the peak of anonymous pages, and what was read from the disk."""
-    rest()
     begun, peak, before = time.perf_counter(), 0, resource.getrusage(resource.RUSAGE_CHILDREN)
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(words, stdout=out, stderr=errors, env={**os.environ, **environment})
@@ -244,10 +245,13 @@ def measured(words: list[str], environment: Mapping[str, str] = NOTHING) -> dict
             "anonymous": peak, "from_disk": (after.ru_inblock - before.ru_inblock) * 512}  # fmt: skip
 
 
-def rest() -> None:
-    """Until nothing of an earlier run is left to be written, and the memory it let go of is cold."""
+def ready(work: Path, cold: bool = False) -> None:
+    """No output, and nothing of an earlier run left to be written. cold: the memory that it let go of has gone back to the host."""
+    if cold:
+        shutil.rmtree(work / "out", ignore_errors=True)
     os.sync()
-    time.sleep(REST)
+    time.sleep(REST if cold else PAUSE)
+    shutil.rmtree(work / "out", ignore_errors=True)
 
 
 def anonymous(pid: int) -> int:
@@ -262,16 +266,15 @@ def anonymous(pid: int) -> int:
     return own + sum(anonymous(int(child)) for child in children)
 
 
-def copied(work: Path) -> float:
+def copied(work: Path, cold: bool) -> float:
     """Seconds that a plain copy of the base takes, with the better of two sizes of blocks."""
-    return min(_copied(work, 1 << 16), _copied(work, 1 << 22))
+    return min(_copied(work, 1 << 16, cold), _copied(work, 1 << 22, cold))
 
 
-def _copied(work: Path, size: int) -> float:
-    shutil.rmtree(work / "out", ignore_errors=True)
-    (work / "out").mkdir()
-    rest()
+def _copied(work: Path, size: int, cold: bool) -> float:
+    ready(work, cold)
     begun = time.perf_counter()
+    (work / "out").mkdir()
     for file in sorted((work / "base").glob("*.safetensors")):
         with file.open("rb", buffering=0) as source, (work / "out" / file.name).open("wb", buffering=0) as target:
             while block := source.read(size):
@@ -279,16 +282,26 @@ def _copied(work: Path, size: int) -> float:
     return time.perf_counter() - begun
 
 
-def ours(kept: Kept, work: Path, experts: int, row: str) -> dict[str, float]:
+def ours(kept: Kept, work: Path, experts: int, row: str, cold: bool = False) -> dict[str, float]:
     """One of our merges, measured in a process of its own."""
-    shutil.rmtree(work / "out", ignore_errors=True)
+    ready(work, cold)
     return kept.python(Path(__file__), "--work", work, "--experts", experts, "--child", row)
 
 
-def theirs(work: Path, experts: int, row: str, mergekit: str) -> dict[str, float]:
+def command(kept: Kept, work: Path, experts: int, row: str, cold: bool = False) -> dict[str, float]:
+    """The same merge as a person asks for it."""
+    models = [work / f"ft{k}" for k in range(ROWS[row].experts or experts)]
+    flags = [word for name, value in ROWS[row].ours.items() for word in (f"--{name}", value)]
+    coef = [] if ROWS[row].coef is None else ["--coef", ",".join([str(ROWS[row].coef)] * len(models))]
+    words = ["merge", row.replace("_", "-"), *models, "--base", work / "base", *flags, *coef, "-o", work / "out", "--no-verify"]
+    ready(work, cold)
+    return kept.python("-c", "from metier.cli.main import main; main()", *words)
+
+
+def theirs(work: Path, experts: int, row: str, mergekit: str, cold: bool = False) -> dict[str, float]:
     """The same merge by mergekit."""
-    shutil.rmtree(work / "out", ignore_errors=True)
     (work / "recipe.yml").write_text(recipe(row, work.absolute(), experts))
+    ready(work, cold)
     return measured([mergekit, str(work / "recipe.yml"), str(work / "out"), "--no-copy-tokenizer", "--quiet"])
 
 
@@ -304,6 +317,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--mergekit", default=shutil.which("mergekit-yaml") or "")
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--cold", action="store_true", help="on memory that the host of the machine must give first")
     parser.add_argument("--scaling", action="store_true", help="cost against bytes and experts")
     parser.add_argument("--big", action="store_true", help="memory with checkpoints that do not fit into it")
     parser.add_argument("--show", action="store_true", help="bytes that `metier delta show` reads")
@@ -321,25 +335,31 @@ def main() -> None:
     if a.show:
         return store(a.out, "show", kept, show(kept, a.work / "show", a.gb or 0.5))
     for i in range(a.rounds):
-        store(a.out, "peers", kept, peers(kept, a.work, a.gb or 1.1, a.experts, a.rows, i + 1, a.mergekit))
+        found = peers(kept, a.work, a.gb or 1.1, a.experts, a.rows, i + 1, a.mergekit, cold=a.cold)
+        store(a.out, "peers, cold memory" if a.cold else "peers", kept, found)
     return None
 
 
-def peers(kept: Kept, work: Path, gb: float, experts: int, names: Sequence[str], rounds: int, mergekit: str) -> dict[str, Any]:
+def peers(
+    kept: Kept, work: Path, gb: float, experts: int, names: Sequence[str], rounds: int, mergekit: str, *, cold: bool
+) -> dict[str, Any]:
     """All rows, ours and mergekit's in turns, with a copy before every round."""
+    state = ["cold"] if cold else []
     make(work, gb, experts)
     size, nothing = size_of(work / "base"), partial(kept.python, Path(__file__), "--work", work, "--child", "nothing")
     idle = min((kept([gb, i, "nothing"], nothing) for i in range(rounds)), key=lambda m: m["wall"])
     helps = [kept([gb, i, "mergekit --help"], partial(measured, [mergekit, "--help"])) for i in range(rounds if mergekit else 0)]
     start = min((m["wall"] for m in helps), default=0.0)
-    copies, rows = [], {row: {"ours": [], "mergekit": []} for row in names}  # type: ignore[var-annotated]
+    copies, rows = [], {row: {"ours": [], "command": [], "mergekit": []} for row in names}  # type: ignore[var-annotated]
     for i in range(rounds):
         warm(work)
-        copies += kept([gb, i, "copy"], lambda: [copied(work) for _ in range(3)])
+        copies += kept([gb, i, "copy", *state], lambda: [copied(work, cold) for _ in range(3)])
         for row, arms in rows.items():
-            arms["ours"].append(kept([gb, experts, i, row, "ours"], partial(ours, kept, work, experts, row)))
+            key = [gb, experts, i, row, *state]
+            arms["ours"].append(kept([*key, "ours"], partial(ours, kept, work, experts, row, cold)))
+            arms["command"].append(kept([*key, "command"], partial(command, kept, work, experts, row, cold)))
             if mergekit:
-                arms["mergekit"].append(kept([gb, experts, i, row, "mergekit"], partial(theirs, work, experts, row, mergekit)))
+                arms["mergekit"].append(kept([*key, "mergekit"], partial(theirs, work, experts, row, mergekit, cold)))
     shutil.rmtree(work / "out", ignore_errors=True)
     copy = statistics.median(copies)
     return {"gb": size / 1e9, "experts": experts, "copy_seconds": copy, "largest_tensor_mb": 2 * VOCAB * HIDDEN / 1e6,
@@ -369,24 +389,27 @@ def above(found: float, idle: Mapping[str, float]) -> dict[str, Any]:
 def summary(
     row: str, arms: Any, rows: Any, size: int, experts: int, copy: float, idle: dict[str, float], start: float
 ) -> dict[str, Any]:  # fmt: skip
-    """Medians, and the ratios that the targets are about: of whole processes, and of them less what both take to begin."""
+    """Medians, and the ratios that the targets are about: of whole commands, and of both merges less what the programs take to begin."""
 
     def median(arm: list[dict[str, float]], key: str) -> float:
         return statistics.median(m[key] for m in arm)
 
     seconds = median(arms["ours"], "seconds")
     moved = size * ((ROWS[row].experts or experts) + (1 if made(row).weights == "full" else 2))  # experts and base read, output written
-    found = {"rounds": len(arms["ours"]), "seconds": seconds, "wall": median(arms["ours"], "wall"), "cpu": median(arms["ours"], "cpu") - idle["cpu"],
+    found = {"rounds": len(arms["ours"]), "seconds": seconds, "command": median(arms["command"], "wall"),
+             "wall": median(arms["ours"], "wall"), "cpu": median(arms["ours"], "cpu") - idle["cpu"],
              "gb_per_second": moved / seconds / 1e9, "share_of_copy_bandwidth": (moved / seconds) / (2 * size / copy),
              **above(max(m["anonymous"] for m in arms["ours"]), idle)}  # fmt: skip
     if "linear" in rows:
-        found["over_linear"] = seconds / median(rows["linear"]["ours"], "seconds")
+        linear = [m["wall"] for m in rows["linear"]["command"]]
+        found["over_linear"] = statistics.median(m["wall"] / w for m, w in zip(arms["command"], linear, strict=True))
+        found["over_linear_less_start"] = seconds / median(rows["linear"]["ours"], "seconds")
     if arms["mergekit"]:
         found |= {f"mergekit_{k}": median(arms["mergekit"], k) for k in ("wall", "cpu")}
         found["mergekit_anonymous_mb"] = median(arms["mergekit"], "anonymous") / 1e6
-        pairs = [(o, t["wall"]) for o, t in zip(arms["ours"], arms["mergekit"], strict=True)]
-        found["times_mergekit"] = statistics.median(t / o["wall"] for o, t in pairs)
-        found["times_mergekit_less_start"] = statistics.median((t - start) / o["seconds"] for o, t in pairs)
+        walls = [t["wall"] for t in arms["mergekit"]]
+        found["times_mergekit"] = statistics.median(t / c["wall"] for c, t in zip(arms["command"], walls, strict=True))
+        found["times_mergekit_less_start"] = statistics.median((t - start) / o["seconds"] for o, t in zip(arms["ours"], walls, strict=True))
     return found
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,9 +24,6 @@ from metier.delta.shape import Shape
 from metier.delta.transform import At, Formed, Merge, Transform, in_rows, in_slices, seen
 from metier.errors import BaseMismatch, KeyMismatch, ShapeMismatch, UserError
 from metier.lazy import torch
-
-if TYPE_CHECKING:
-    pass
 
 
 def merged(

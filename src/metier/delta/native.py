@@ -1,8 +1,11 @@
 """Native: the inner loops of merges in C (kernels.c), compiled for this processor when they are first needed.
 
-Each loop but `divergence` does what its counterpart in torch does, to the bit, in one pass over a slice instead of four to ten. A function here returns
-whether it did its work: not for other types than bfloat16 weights and float32 changes, not on another device, and not where there is no
-C compiler. The caller then does it with torch. METIER_NATIVE=0 leaves all of it to torch.
+Each loop but `divergence` does what its counterpart in torch does, to the bit, in one pass over a slice instead of four to ten. A
+function here returns whether it did its work: not for other types than bfloat16 weights and float32 changes, not on another device, and
+not where there is no C compiler. The caller then does it with torch. METIER_NATIVE=0 leaves all of it to torch.
+
+The loops take numpy arrays as well as tensors: a merge of stored weights ('plain' entries) needs no torch, which takes a second to load.
+Where a change is a `Sum`, `merged` does all of a slice at once, in pieces that stay in a core's nearest cache.
 """
 
 from __future__ import annotations
@@ -148,9 +151,9 @@ def _steps(steps: Sequence[Step], n: int) -> Any:
 
 
 def _terms(terms: Sum, start: int, stop: int) -> tuple[Any, ...]:
-    n = len(terms.tuned)
-    if min(start, len(terms.tuned[0]) - stop) < 0 or any(len(t) != len(terms.tuned[0]) for t in terms.tuned):
-        raise IndexError(f"[{start}, {stop}) of {[len(t) for t in terms.tuned]} entries.")
+    n, stored = len(terms.tuned), [t for t in (terms.base, *terms.tuned) if t is not None]
+    if start < 0 or any(len(t) < stop for t in stored):
+        raise IndexError(f"[{start}, {stop}) of {[len(t) for t in stored]} entries.")
     base = None if terms.base is None else address(terms.base) + 2 * start
     return (
         base,
