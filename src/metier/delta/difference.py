@@ -11,11 +11,13 @@ import numpy as np
 
 from metier.delta import native
 from metier.delta.checkpoint import OUTPUT, Checkpoint
+from metier.delta.combine import combination
 from metier.delta.delta import Delta, Lazy
-from metier.delta.entry import Entry
+from metier.delta.entry import Entry, Seen, opened
 from metier.delta.kinds import Between, Dense, New, Sum, read
+from metier.delta.parts.total import total
 from metier.delta.stored import Mapped
-from metier.delta.transform import in_slices
+from metier.delta.transform import At, Merge, identity, in_slices
 from metier.errors import KeyMismatch, ShapeMismatch, UserError
 from metier.lazy import torch
 
@@ -60,7 +62,21 @@ def weights(tensor: Tensor | Mapped) -> Entry:
     def part(start: int, stop: int, out: Any) -> Any:
         return native.summed(terms, start, stop, out) if isinstance(out, np.ndarray) else Dense(read(tensor)).part(start, stop, out)
 
-    return replace(in_slices(tensor.shape, part, plain=True), sum=terms)
+    return replace(in_slices(tensor.shape, part, plain=True), sum=terms, stored=tensor)  # type: ignore[arg-type]
+
+
+def difference(base: Entry, tuned: Entry) -> Entry:
+    """The change from the one to the other, of whole weights both."""
+    stored = [e.value if isinstance(e, Dense) else e.stored if isinstance(e, Seen) else None for e in (base, tuned)]
+    if stored[0] is not None and stored[1] is not None:
+        return Between(stored[0], stored[1])
+    return combined(tuned, base, -1.0)
+
+
+def combined(first: Entry, second: Entry, factor: float) -> Entry:
+    """first + factor * second."""
+    views = [opened(first), opened(second)]
+    return combination(Merge(identity(), total, identity()), At("", 0, first.shape), views, [1.0, factor], None)
 
 
 def same_architecture(base: Checkpoint, tuned: Checkpoint) -> None:

@@ -12,6 +12,7 @@ from metier.delta.kinds import Between, Dense, LowRank, New, Packed, Ref, Sparse
 from metier.delta.native import Sum
 from metier.delta.pool import one_thread
 from metier.delta.shape import Shape
+from metier.delta.stored import Mapped
 from metier.lazy import torch
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class Seen:
     grain    slices that begin at multiples of it and have its length are the cheapest
     plain    slices may be asked for in numpy arrays, and are then formed without torch
     sum      where the change is a sum of stored tensors: their bits, for loops that do all of it at once
+    stored   the tensor of a file that it is, where it is one
     """
 
     shape: Shape
@@ -38,6 +40,7 @@ class Seen:
     grain: int = SLICE
     plain: bool = False
     sum: Sum | None = None
+    stored: Mapped | None = None
 
     def dense(self) -> Tensor:
         """The change in full, float32. What is whole only is formed by one thread: decompositions by more differ in their last bits."""

@@ -251,12 +251,15 @@ class _Shard:
             self.pool.submit(fill, name, entry, start, min(start + many, n), step, first=True)
 
     def _plain(self, name: str, entry: Entry | None) -> bool:
-        return entry is not None and is_plain(entry) and isinstance(self.shard, Stored) and Mapped(self.shard, name).words is not None
+        if entry is None or not is_plain(entry) or self.shard.facts[name].kind != BRAIN:
+            return False
+        return self.work.full or (isinstance(self.shard, Stored) and Mapped(self.shard, name).words is not None)
 
     def _filled(self, name: str, entry: Entry, first: int, last: int, step: int) -> None:
         """A range of a plain entry, by compiled loops alone: at once where it is a sum of stored tensors."""
-        before, terms, full = np.asarray(Mapped(self.shard, name).words), sum_of(entry), self.work.full
-        if terms is not None and not (terms.base is None if full else terms.base is not None and same(terms.base, before)):
+        terms, full = sum_of(entry), self.work.full
+        before: Any = None if full else Mapped(self.shard, name).words
+        if terms is not None and not same(terms.base, before):
             terms = None
         for start in range(first, last, step):
             stop = min(start + step, last)

@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from metier.delta import Between, Checkpoint, Delta, Lazy, New, diff, load
-from metier.delta.difference import weights
-from metier.delta.entry import Entry, grain_of
-from metier.delta.entry import opened as opened_entry
+from metier.delta.difference import combined, weights
+from metier.delta.entry import Entry
 from metier.delta.kinds import read
 from metier.delta.stored import Mapped
-from metier.delta.transform import in_slices
 from metier.errors import BaseMismatch, KeyMismatch, ShapeMismatch, UserError
 from metier.merge._adapter import CONFIG as ADAPTER
 from metier.merge._adapter import adapter
@@ -99,8 +97,7 @@ def weights_of(delta: Delta, base: Mapping[str, Tensor], names: Iterable[str] | 
             return weights(before)
         if isinstance(change, Between) and _same(change.base, before):
             return weights(change.tuned)  # as it is stored, not by way of the difference
-        found = opened_entry(change)
-        return in_slices(before.shape, lambda start, stop, out: _sum(found, read(before), start, stop, out), grain_of(found))
+        return combined(change, weights(before), 1.0)
 
     return replace(delta, entries=Lazy(wanted, entry), base="")
 
@@ -226,7 +223,3 @@ def _as_loaded(base: Checkpoint) -> Iterator[str]:
     for dtype in DTYPES:
         with contextlib.suppress(UserError):
             yield load_base(base.path, dtype=dtype, device="cpu").fingerprint
-
-
-def _sum(change: Entry, before: Tensor, start: int, stop: int, out: Tensor | None) -> Tensor:
-    return change.part(start, stop, out).add_(before.reshape(-1)[start:stop].float())

@@ -7,16 +7,11 @@ import functools
 import inspect
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from metier.delta import Checkpoint, Delta, Merge, merged, native, transformed
-from metier.delta.entry import Entry, grain_of, is_plain, opened
-from metier.delta.kinds import read
+from metier.delta import Checkpoint, Delta, Merge, merged, transformed
+from metier.delta.difference import combined, weights
 from metier.delta.parts import by_depth
-from metier.delta.stored import Mapped
-from metier.delta.transform import in_slices
 from metier.errors import UserError
 from metier.merge._experts import made_of, open_experts, weights_of, weights_of_model
 from metier.merge._needs import unweighted
@@ -87,7 +82,9 @@ def change_of(
     else:
         names = dict.fromkeys(n for e in experts for n in e)
         whole = merged(merge, [weights_of(e, base, names) for e in experts], coefs=coefs)
-        delta = whole.map(lambda name, entry: _from(base.mapped(name) if isinstance(base, Checkpoint) else base[name], entry))
+        delta = whole.map(
+            lambda name, entry: combined(entry, weights(base.mapped(name) if isinstance(base, Checkpoint) else base[name]), -1.0)
+        )
     return delta if lines is None else transformed(by_depth(lines, 1.0), delta)
 
 
@@ -97,18 +94,3 @@ def enough(name: str, given: int, count: tuple[int, int | None]) -> None:
     if given < least or (most is not None and given > most):
         rule = f"exactly {least}" if least == most else f"at least {least}" if most is None else f"{least} to {most}"
         raise UserError(f"{name}: takes {rule} expert{'s' if (most or least) > 1 else ''}; got {given}.")
-
-
-def _from(base: Tensor | Mapped, weights: Entry) -> Entry:
-    """The weights less the base."""
-    weights = opened(weights)
-    words = base.words if isinstance(base, Mapped) and is_plain(weights) else None
-
-    def part(start: int, stop: int, out: Any) -> Any:
-        values = weights.part(start, stop, out)
-        if words is not None and isinstance(values, np.ndarray):
-            values -= native.summed(native.Sum(None, (words,)), start, stop, np.empty_like(values))
-            return values
-        return values.sub_(read(base).reshape(-1)[start:stop].float())
-
-    return in_slices(weights.shape, part, grain_of(weights), plain=words is not None)

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from metier import __version__, cluster, progress
 from metier.delta import Checkpoint, Delta, Entry, New, load, merged, run, save
@@ -174,26 +174,34 @@ def finish(
 ) -> Done:  # fmt: skip
     """Check all that can be checked, write, load again, compare, and note the verdict."""
     fits(base, delta)
-    check = _checking(base) if how.verify else None
+    check = checking(base) if how.verify else None
     if not _verdict.changes(base, delta):
         raise UserError(
             f"{out.name}: the result would be the base, bit for bit: no change reaches it. Look at the inputs with metier delta show."
         )
     with watching(out, base.bytes(), f"writing {out.name}"):
         write()
-    verdict = check(out, delta, weights) if check is not None else None
+    verdict = None
+    if check is not None:
+        verdict = check(out, base, delta) if weights is None else check(out, base, weights, whole=True)
     _verdict.store(out, verdict)
     return Done(out, size_of(out), verdict, {"tensors": len(base)})
 
 
-def _checking(base: Checkpoint) -> Callable[[Path, Delta, Delta | None], Verdict]:
-    """(output, change, whole weights or None) -> verdict. Raises UserError where the base cannot be loaded."""
+class Check(Protocol):
+    """Verifies an output: that it says what base + change (or, if `whole`, these weights in place of the base's) says in memory."""
+
+    def __call__(self, out: Path, base: Checkpoint, delta: Delta, *, whole: bool = False) -> Verdict: ...
+
+
+def checking(base: Checkpoint) -> Check:
+    """The check of an output. Raises UserError where the base cannot be loaded."""
     from metier.merge import _verify  # with torch and transformers, which nothing else here may need
 
     plain = _verify.checkable(base.path)
 
-    def check(out: Path, delta: Delta, weights: Delta | None) -> Verdict:
-        return _verify.written(plain, out, _verify.composed(base, delta) if weights is None else _verify.replaced(base, weights))
+    def check(out: Path, base: Checkpoint, delta: Delta, *, whole: bool = False) -> Verdict:
+        return _verify.written(plain, out, _verify.replaced(base, delta) if whole else _verify.composed(base, delta))
 
     return check
 

@@ -6,25 +6,26 @@ import tempfile
 from collections.abc import Mapping
 from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-import torch
-
-from metier.delta import Between, Checkpoint, Delta, Dense, Entry, Lazy, Merge, identity, merged, run, transformed
+from metier.delta import Checkpoint, Delta, Dense, Entry, Lazy, Merge, identity, merged, run, transformed
 from metier.delta.checkpoint import EMBEDDINGS
-from metier.delta.entry import grain_of
-from metier.delta.entry import opened as opened_entry
+from metier.delta.difference import combined, difference
 from metier.delta.parts import total
 from metier.delta.parts.scale import DEPTH, depth_of
-from metier.delta.transform import in_slices
+from metier.delta.shape import Shape
+from metier.delta.stored import KINDS
 from metier.errors import KeyMismatch, ShapeMismatch, UserError
-from metier.merge import _verdict, _verify, _work
+from metier.merge import _verdict, _work
 from metier.merge._experts import opened, weights_of
 from metier.merge.mergekit import recipe as recipes
 from metier.merge.mergekit.laid import Laid, beside, describe, laid_out, relayered
 from metier.merge.mergekit.recipe import Recipe, Slice
 from metier.merge.mergekit.tokens import Vocabulary, has_rows, resized, vocabulary
 from metier.merge.mergekit.ways import Way, way
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Model(NamedTuple):
@@ -123,8 +124,10 @@ class Job:
     def run(self, out: Path, how: _work.How) -> _work.Done:
         """Write the result, load it again, and compare it with the same merge in memory."""
         files = self.models[self.reference].files
-        plain = _verify.checkable(files.path) if how.verify else None
-        weights = Delta(Lazy([n for n in self.tensors if self._floats(n)], self.weights), provenance={"mergekit": self.place.name})
+        verified = _work.checking(files) if how.verify else None
+        weights = Delta(
+            Lazy([n for n in self.tensors if self._floats(n)], self.weights, self._shape), provenance={"mergekit": self.place.name}
+        )
         self._must_change(weights)
         recipe = {"mergekit": self.place.read_text(encoding="utf-8"), "method": self.recipe.method}
         with tempfile.TemporaryDirectory() as staged:
@@ -133,7 +136,7 @@ class Job:
             whole = Merge(identity(), total, identity(), weights="full")
             with _work.watching(out, laid.bytes(), f"writing {out.name}"):
                 run(whole, cast(Checkpoint, laid), [weights], out, recipe=recipe, **how.written())
-        verdict = _verify.written(plain, out, _verify.replaced(cast(Checkpoint, laid), weights)) if plain is not None else None
+        verdict = verified(out, cast(Checkpoint, laid), weights, whole=True) if verified is not None else None
         _verdict.store(out, verdict)
         return _work.Done(out, _work.size_of(out), verdict, {"tensors": len(laid), "method": self.recipe.method})
 
@@ -143,7 +146,7 @@ class Job:
         if one not in self._merged:
             self._merged[one] = self._group(one)
         found = self._merged[one][name]
-        return found if _full(one) else _added(self._entry(self._base(), name), found)
+        return found if _full(one) else combined(found, self._entry(self._base(), name), 1.0)
 
     def _group(self, one: Way) -> Delta:
         """The merge of all tensors of one way."""
@@ -158,7 +161,7 @@ class Job:
 
     def _expert(self, model: str, one: Way, name: str) -> Entry:
         entry = self._entry(model, name)
-        return entry if _full(one) else _change(self._entry(self._base(), name), entry)
+        return entry if _full(one) else difference(self._entry(self._base(), name), entry)
 
     def _entry(self, model: str, name: str) -> Entry:
         """A model's weights for a tensor of the result; embeddings with the result's rows."""
@@ -187,7 +190,7 @@ class Job:
 
     def _floats(self, name: str) -> bool:
         own = self._own_name(self.reference, name)
-        return self.models[self.reference].files.dtype(own).is_floating_point
+        return self.models[self.reference].files.floating(own)
 
     def _count(self, part: Slice) -> int:
         layers = part.sources[0].layers
@@ -224,8 +227,10 @@ class Job:
         files = self.models[self._base()].files
         if self.recipe.method == "passthrough" or set(self.tensors) != set(files) or self.recipe.base is None:
             return
-        change = weights.map(lambda name, entry: _change(self._entry(self._base(), name), entry))
-        old = {n: self._entry(self._base(), n).dense().to(files.dtype(n)) if has_rows(n) else files[n] for n in weights}
+        change = weights.map(lambda name, entry: difference(self._entry(self._base(), name), entry))
+        old: Mapping[str, Tensor] = files
+        if self.vocabulary is not None:
+            old = {n: self._entry(self._base(), n).dense().to(files.dtype(n)) if has_rows(n) else files[n] for n in weights}
         if not _verdict.changes(old, change):
             raise UserError(f"{self.place}: the result would be the base, bit for bit: no change reaches it.")
 
@@ -233,13 +238,16 @@ class Job:
         files, found = self.models[self.reference].files, []
         for name in self.tensors:
             own = self._own_name(self.reference, name)
-            dtype = getattr(torch, self.recipe.dtype) if self.recipe.dtype and self._floats(name) else files.dtype(own)
-            shape = tuple(files.shape(own))
-            if self.vocabulary is not None and has_rows(name):
-                shape = (self.vocabulary.rows, *shape[1:])
-            found.append((name, dtype, shape))
+            kind = KINDS[self.recipe.dtype] if self.recipe.dtype and self._floats(name) else files.facts(own).kind
+            found.append((name, kind, tuple(self._shape(name))))
         whole = {n: files[self._own_name(self.reference, n)] for n in self.tensors if not self._floats(n)}
         return laid_out(folder, found, whole, [m.stamps for m in self.models.values()])
+
+    def _shape(self, name: str) -> Shape:
+        """The shape of a tensor of the result."""
+        shape = self.models[self.reference].files.shape(self._own_name(self.reference, name))
+        rows = self.vocabulary.rows if self.vocabulary is not None and has_rows(name) else None
+        return shape if rows is None else Shape((rows, *shape[1:]))
 
     def _stage(self, folder: Path, laid: Laid) -> None:
         """What lies beside the weights: configuration, index, tokenizer."""
@@ -270,18 +278,6 @@ def _opened(name: str) -> Model:
 @cache
 def _full(one: Way) -> bool:
     return one.merges()[0].weights == "full"
-
-
-def _change(base: Entry, weights: Entry) -> Entry:
-    if isinstance(base, Dense) and isinstance(weights, Dense):
-        return Between(base.value, weights.value)
-    found = opened_entry(weights)
-    return in_slices(weights.shape, lambda start, stop, out: found.part(start, stop, out).sub_(base.part(start, stop)), grain_of(found))
-
-
-def _added(base: Entry, change: Entry) -> Entry:
-    found = opened_entry(change)
-    return in_slices(base.shape, lambda start, stop, out: found.part(start, stop, out).add_(base.part(start, stop)), grain_of(found))
 
 
 def _like(names: list[str], layer: int) -> int:

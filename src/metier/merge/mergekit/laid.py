@@ -9,14 +9,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from metier.delta.checkpoint import INDEX
-from metier.delta.stored import FLOATING, Facts, layout
+from metier.delta.shape import Shape
+from metier.delta.stored import FLOATING, SIZES, Facts, layout
 from metier.delta.write import KEPT, RECIPE
+from metier.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SHARD = 5_000_000_000  # bytes of a file of the result, at most
 LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
@@ -59,9 +61,9 @@ class Laid:
     def __getitem__(self, name: str) -> Tensor:
         return self.where[name].tensor(name)
 
-    def shape(self, name: str) -> torch.Size:
+    def shape(self, name: str) -> Shape:
         """A tensor's shape."""
-        return torch.Size(self.where[name].facts[name].shape)
+        return Shape(self.where[name].facts[name].shape)
 
     def facts(self, name: str) -> Facts:
         """Type, shape and place of a tensor."""
@@ -84,16 +86,19 @@ class Laid:
         return self.stamps
 
 
-def laid_out(folder: Path, tensors: Sequence[tuple[str, torch.dtype, tuple[int, ...]]], whole: Mapping[str, Tensor], stamps: Any) -> Laid:
-    """The tensors, in their order, in as few files as hold SHARD bytes each. whole: those of whole numbers, which are copied."""
-    groups: list[list[tuple[str, torch.dtype, tuple[int, ...]]]] = [[]]
+def laid_out(folder: Path, tensors: Sequence[tuple[str, str, tuple[int, ...]]], whole: Mapping[str, Tensor], stamps: Any) -> Laid:
+    """The tensors, in their order, in as few files as hold SHARD bytes each. whole: those of whole numbers, which are copied.
+
+    tensors: name, type ("BF16"), shape.
+    """
+    groups: list[list[tuple[str, str, tuple[int, ...]]]] = [[]]
     filled = 0
-    for name, dtype, shape in tensors:
-        size = math.prod(shape) * dtype.itemsize
+    for name, kind, shape in tensors:
+        size = math.prod(shape) * SIZES[kind]
         if filled and filled + size > SHARD:
             groups.append([])
             filled = 0
-        groups[-1].append((name, dtype, shape))
+        groups[-1].append((name, kind, shape))
         filled += size
     count = len(groups)
     names = ["model.safetensors"] if count == 1 else [f"model-{i + 1:05d}-of-{count:05d}.safetensors" for i in range(count)]

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from metier.delta.checkpoint import EMBEDDINGS, OUTPUT
 from metier.errors import UserError
+from metier.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ROWS = (*EMBEDDINGS, "shared.weight", OUTPUT, "embed_out.weight")
 

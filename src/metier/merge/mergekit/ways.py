@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from metier.delta import Merge, identity
 from metier.delta.parts import drop, mean, scale, total
@@ -19,6 +17,9 @@ from metier.errors import UserError
 from metier.merge._work import function_of
 from metier.merge.mergekit.recipe import Recipe, Slice
 from metier.method import find
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 DEFAULTS = {"density": 1.0, "epsilon": 0.15, "gamma": 0.01, "lambda": 1.0}
 ELECTING = ("ties", "dare_ties", "della", "breadcrumbs_ties")
