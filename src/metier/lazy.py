@@ -6,7 +6,16 @@ A module that says `from metier.lazy import torch` names types of torch in annot
 from __future__ import annotations
 
 import importlib
+import threading
 from typing import TYPE_CHECKING, Any
+
+_own = threading.local()
+
+
+def alone() -> None:
+    """What torch does when this thread asks for it, it does with one thread; threads that work side by side say so."""
+    _own.alone = True
+
 
 if TYPE_CHECKING:
     import torch as torch
@@ -14,6 +23,10 @@ else:
 
     class _Torch:
         def __getattr__(self, name: str) -> Any:
-            return getattr(importlib.import_module("torch"), name)
+            module = importlib.import_module("torch")
+            if getattr(_own, "alone", False):
+                _own.alone = False
+                module.set_num_threads(1)  # this thread's own setting
+            return getattr(module, name)
 
     torch = _Torch()

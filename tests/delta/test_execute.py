@@ -17,9 +17,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from metier import lazy
 from metier.delta import Checkpoint, Delta, Dense, Merge, Sparse, diff, full, identity, merged, per_tensor, run
 from metier.delta.execute import apply
 from metier.delta.parts import drop, elect_sign_mean, mean, total
+from metier.delta.pool import Pool
 from metier.delta.scratch import scratch
 from metier.errors import KeyMismatch, ShapeMismatch, UserError
 from metier.merge.linear import linear
@@ -433,3 +435,12 @@ def test_scratch_made_while_inferring_can_be_used_again() -> None:
     with torch.inference_mode():
         scratch("of this test", 3)
     assert scratch("of this test", 3).zero_().tolist() == [0.0] * 3
+
+
+def test_torch_has_one_thread_in_a_thread_of_the_pool() -> None:
+    before, seen = torch.get_num_threads(), list[int]()
+    with Pool(2) as pool:
+        for _ in range(4):
+            pool.submit(lambda: seen.append(lazy.torch.get_num_threads()))
+        pool.wait()
+    assert seen == [1] * 4 and torch.get_num_threads() == before

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -212,7 +214,7 @@ def test_inner_products_without_the_loops(seed: int, k: int, n: int) -> None:
 
 def checkpoints(where: Path) -> tuple[Checkpoint, list[Delta], list[Delta]]:
     g = torch.Generator().manual_seed(0)
-    names = {"model.layers.0.w": (300, 1024), "model.layers.1.w": (70, 33), "norm": (33,)}
+    names = {"model.layers.0.w": (300, 1024), "model.layers.1.w": (70, 33), "norm": (33,), "lm_head.weight": (40, 33)}
     base = {n: torch.randn(s, generator=g).bfloat16() for n, s in names.items()}
     base["norm"][:3] = torch.tensor([-0.0, 0.0, 1e-40])
     made = [base, *({n: (t.float() + torch.randn(t.shape, generator=g) * 0.01).bfloat16() for n, t in base.items()} for _ in range(3))]
@@ -292,6 +294,15 @@ def test_a_compiler_that_fails_is_quoted(tmp_path: Path, monkeypatch: pytest.Mon
     assert not list((tmp_path / "cache").rglob("*.so"))
 
 
+def with_and_without_torch(words: list[str], where: Path) -> None:
+    """The command's results in the folders 'out', by the loops where torch cannot be imported, and 'again', by torch."""
+    for program, out, native_loops in ((NO_TORCH, "out", "1"), (NO_TORCH.replace('sys.modules["torch"]', "ignored"), "again", "0")):
+        environment = os.environ | {"PYTHONPATH": str(Path(native.__file__).parents[2]), "METIER_NATIVE": native_loops}
+        call = [sys.executable, "-c", program, *words, "-o", out, "--no-verify"]
+        done = subprocess.run(call, cwd=where, env=environment, capture_output=True, text=True, check=False, timeout=120)
+        assert done.returncode == 0, done.stderr
+
+
 NO_TORCH = """
 import sys
 sys.modules["torch"] = None  # an import of it fails
@@ -307,18 +318,26 @@ def test_merges_of_stored_weights_need_no_torch(words: str, tmp_path: Path) -> N
     checkpoints(tmp_path)
     name, *flags = words.split()
     models = {"slerp": "12", "arcee-fusion": "12", "nearswap": "1", "passthrough": "1"}.get(name, "123")
-    call = ["merge", name, *models, "--base", "0", *flags, "-o", "out", "--no-verify", "--json"]
-    for program, out in ((NO_TORCH, "out"), (NO_TORCH.replace('sys.modules["torch"]', "ignored"), "again")):
-        call[call.index("-o") + 1] = out
-        environment = (
-            os.environ | {"PYTHONPATH": str(Path(native.__file__).parents[2])} | ({"METIER_NATIVE": "0"} if out == "again" else {})
-        )
-        done = subprocess.run(
-            [sys.executable, "-c", program, *call], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
-        )
-        assert done.returncode == 0, done.stderr
+    with_and_without_torch(["merge", name, *models, "--base", "0", *flags], tmp_path)
     outs = [Checkpoint(tmp_path / out) for out in ("out", "again")]
     if name == "arcee-fusion":  # whose exponentials differ in their last bits: an entry at the limit may be another expert's
         assert all(float((a.float() != b.float()).float().mean()) < 1e-3 for a, b in zip(*(o.values() for o in outs), strict=True))
     else:
         assert all(torch.equal(a, b) for a, b in zip(*(o.values() for o in outs), strict=True))
+
+
+@needs_loops
+@pytest.mark.parametrize("method", ["linear", "task_arithmetic", "slerp", "ties"])
+def test_recipes_of_stored_weights_need_no_torch(method: str, tmp_path: Path) -> None:
+    checkpoints(tmp_path)
+    recipe: dict[str, Any] = {"merge_method": method, "base_model": "0", "models": [{"model": "1"}, {"model": "2"}]}
+    if method == "slerp":
+        recipe |= {"base_model": "1", "parameters": {"t": 0.4}}
+    else:
+        for model, weight in zip(recipe["models"], ([0.3, 0.7], 0.5), strict=True):
+            model["parameters"] = {"weight": weight} | ({"density": 0.2} if method == "ties" else {})
+    (tmp_path / "recipe.yml").write_text(json.dumps(recipe))
+    with_and_without_torch(["merge", "from-mergekit", "recipe.yml"], tmp_path)
+    outs = [Checkpoint(tmp_path / out) for out in ("out", "again")]
+    assert all(torch.equal(a, b) for a, b in zip(*(o.values() for o in outs), strict=True))
+    assert set(outs[0]) == set(Checkpoint(tmp_path / "0"))

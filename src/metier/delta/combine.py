@@ -138,7 +138,10 @@ def can_be_plain(merge: Merge) -> bool:
 
 def _summed(views: Sequence[Entry], factors: Sequence[float], elects: bool) -> Sum | None:
     """The combination as one of stored tensors, where each change is one such tensor and all have one base."""
-    terms = [t for view in views if (t := sum_of(view)) is not None and t.factors == (1.0,) and t.scale is None and not t.elects]
+    if len(views) == 1 and tuple(factors) == (1.0,) and not elects:
+        return sum_of(views[0])
+    known = [t for view in views if (t := sum_of(view)) is not None]
+    terms = [t for t in known if t.factors == (1.0,) and t.scale is None and not (t.elects or t.whole)]
     if len(terms) < len(views) or any(not same(t.base, terms[0].base) for t in terms):
         return None
     steps = tuple(t.steps[0] if t.steps else None for t in terms)

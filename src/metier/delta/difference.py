@@ -11,9 +11,9 @@ import numpy as np
 
 from metier.delta import native
 from metier.delta.checkpoint import OUTPUT, Checkpoint
-from metier.delta.combine import combination
+from metier.delta.combine import combination, same
 from metier.delta.delta import Delta, Lazy
-from metier.delta.entry import Entry, Seen, opened
+from metier.delta.entry import Entry, Seen, opened, sum_of
 from metier.delta.kinds import Between, Dense, New, Sum, read
 from metier.delta.parts.total import total
 from metier.delta.stored import Mapped
@@ -76,7 +76,12 @@ def difference(base: Entry, tuned: Entry) -> Entry:
 def combined(first: Entry, second: Entry, factor: float) -> Entry:
     """first + factor * second."""
     views = [opened(first), opened(second)]
-    return combination(Merge(identity(), total, identity()), At("", 0, first.shape), views, [1.0, factor], None)
+    found = combination(Merge(identity(), total, identity()), At("", 0, first.shape), views, [1.0, factor], None)
+    change, onto = sum_of(views[0]), sum_of(views[1])
+    if not isinstance(found, Seen) or change is None or change.base is None or change.whole or onto is None:
+        return found
+    there = factor == 1 and onto.base is None and onto.single and same(change.base, onto.tuned[0])  # the change is put onto its base
+    return replace(found, sum=change._replace(whole=True)) if there else found
 
 
 def same_architecture(base: Checkpoint, tuned: Checkpoint) -> None:

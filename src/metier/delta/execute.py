@@ -26,7 +26,7 @@ import numpy as np
 from metier import check, cluster
 from metier.delta import native
 from metier.delta.checkpoint import OUTPUT, Checkpoint
-from metier.delta.combine import can_be_plain, merged, same, weights
+from metier.delta.combine import merged, same, weights
 from metier.delta.delta import Delta, added
 from metier.delta.entry import SLICE, Entry, grain_of, is_plain, opened, sum_of
 from metier.delta.kinds import Between, New, read
@@ -92,18 +92,12 @@ def run(
         tell(base.bytes() - sum(map(_bytes, left)))
         work = _Work(delta, before, writer, full=merge.weights == "full", experts=len(experts), step=SLICE if where is None else ON_DEVICE)
         if there is None:
-            with Pool(workers, torch=not _plain(merge, base, experts)) as pool:
+            with Pool(workers) as pool:
                 for shard in left:
                     work.make(shard, pool, tell)
         else:
             _spread(there, work, left, tell)
     return Report(Path(out), len(base), base.bytes(), time.perf_counter() - begun, len(base.shards) - len(left), key)
-
-
-def _plain(merge: Merge, base: Checkpoint, experts: Sequence[Delta]) -> bool:
-    """Whether no slice needs torch."""
-    alike = all(len(e) == len(experts[0]) and n in e.entries and is_plain(e.entries[n]) for e in experts for n in experts[0])
-    return can_be_plain(merge) and alike and all(base.facts(n).kind == BRAIN for n in experts[0])
 
 
 def apply(
@@ -259,7 +253,7 @@ class _Shard:
         """A range of a plain entry, by compiled loops alone: at once where it is a sum of stored tensors."""
         terms, full = sum_of(entry), self.work.full
         before: Any = None if full else Mapped(self.shard, name).words
-        if terms is not None and not same(terms.base, before):
+        if terms is not None and not (terms.whole or terms.base is None if full else same(terms.base, before) and not terms.whole):
             terms = None
         for start in range(first, last, step):
             stop = min(start + step, last)

@@ -79,6 +79,7 @@ class Sum(NamedTuple):
 
     steps   (start, stop) -> what is done to each difference first; None: nothing
     elects  the sign that weighs most is elected, and those that agree are averaged, instead of a sum; see `parts.elect`
+    whole   the base is added to it: it stands for weights, not for a change
     """
 
     base: NDArray[np.uint16] | None
@@ -87,17 +88,18 @@ class Sum(NamedTuple):
     scale: float | None = None
     steps: tuple[Callable[[int, int], Step] | None, ...] = ()
     elects: bool = False
+    whole: bool = False
 
     @property
     def single(self) -> bool:
         """Whether it is one difference, as it is stored."""
-        return self.factors == (1.0,) and self.scale is None and not self.steps and not self.elects
+        return self.factors == (1.0,) and self.scale is None and not (self.steps or self.elects or self.whole)
 
     def times(self, factor: float) -> Sum | None:
         """The sum times a factor; None where it has one already, since each product is rounded."""
         if factor == 1:
             return self
-        return self._replace(scale=factor) if self.scale is None else None
+        return self._replace(scale=factor) if self.scale is None and not self.whole else None
 
 
 def between(base: Flat, tuned: Flat, out: Flat) -> bool:

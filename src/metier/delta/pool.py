@@ -9,14 +9,13 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, Self
 
-from metier.lazy import torch
+from metier.lazy import alone, torch
 
 
 class Pool:
-    """`submit` jobs, `wait` for all. An error in a job drops those that are left and is raised by `wait`. torch: whether jobs use it."""
+    """`submit` jobs, `wait` for all. An error in a job drops those that are left and is raised by `wait`."""
 
-    def __init__(self, workers: int, *, torch: bool = True) -> None:
-        self._torch = torch
+    def __init__(self, workers: int) -> None:
         self._jobs: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
         self._order, self._busy, self._closed = itertools.count(), 0, False
         self._change, self._error = threading.Condition(), None  # type: tuple[threading.Condition, BaseException | None]
@@ -50,8 +49,7 @@ class Pool:
             raise error
 
     def _work(self) -> None:
-        if self._torch:
-            torch.set_num_threads(1)  # this thread's own setting: the threads here are the parallelism
+        alone()
         while True:
             with self._change:
                 self._change.wait_for(lambda: self._jobs or self._closed)

@@ -77,6 +77,11 @@ class Laid:
         """A tensor's type."""
         return self.where[name].facts[name].dtype
 
+    @property
+    def tied(self) -> None:
+        """No tensor stands for another: what the result holds is what is written."""
+        return None
+
     def bytes(self) -> int:
         """Bytes of all tensors."""
         return sum(f.end - f.begin for s in self.shards for f in s.facts.values())
