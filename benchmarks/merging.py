@@ -17,7 +17,8 @@ Ours is a copy of the code, made when a measurement begins. FOLDER/measured.json
 goes on from there, and begins anew where the code has changed since. RESULTS is written after every round.
 
 A virtual machine gives memory that has been free for two seconds back to its host, and taking it again costs a merge more than its own
-work. So every arm, copies too, begins when the output of the one before has just been removed; with --cold, REST after that.
+work. So every arm, copies too, begins when all inputs have been read and the output of the one before has just been removed; with --cold, REST
+after that. The command is measured right after mergekit, as in an alternation of the two.
 """
 
 from __future__ import annotations
@@ -246,11 +247,14 @@ def measured(words: list[str], environment: Mapping[str, str] = NOTHING) -> dict
 
 
 def ready(work: Path, cold: bool = False) -> None:
-    """No output, and nothing of an earlier run left to be written. cold: the memory that it let go of has gone back to the host."""
+    """All inputs read, no output, nothing left to be written. cold: the memory that the output took has gone back to the host."""
     if cold:
         shutil.rmtree(work / "out", ignore_errors=True)
     os.sync()
     time.sleep(REST if cold else PAUSE)
+    for file in work.glob("*/*.safetensors") if not cold else ():
+        if file.parent.name != "out":
+            read(file)
     shutil.rmtree(work / "out", ignore_errors=True)
 
 
@@ -352,14 +356,13 @@ def peers(
     start = min((m["wall"] for m in helps), default=0.0)
     copies, rows = [], {row: {"ours": [], "command": [], "mergekit": []} for row in names}  # type: ignore[var-annotated]
     for i in range(rounds):
-        warm(work)
         copies += kept([gb, i, "copy", *state], lambda: [copied(work, cold) for _ in range(3)])
         for row, arms in rows.items():
             key = [gb, experts, i, row, *state]
-            arms["ours"].append(kept([*key, "ours"], partial(ours, kept, work, experts, row, cold)))
-            arms["command"].append(kept([*key, "command"], partial(command, kept, work, experts, row, cold)))
             if mergekit:
                 arms["mergekit"].append(kept([*key, "mergekit"], partial(theirs, work, experts, row, mergekit, cold)))
+            arms["command"].append(kept([*key, "command"], partial(command, kept, work, experts, row, cold)))
+            arms["ours"].append(kept([*key, "ours"], partial(ours, kept, work, experts, row, cold)))
     shutil.rmtree(work / "out", ignore_errors=True)
     copy = statistics.median(copies)
     return {"gb": size / 1e9, "experts": experts, "copy_seconds": copy, "largest_tensor_mb": 2 * VOCAB * HIDDEN / 1e6,
@@ -368,12 +371,11 @@ def peers(
             "rows": {row: summary(row, arms, rows, size, experts, copy, idle, start) for row, arms in rows.items()}}  # fmt: skip
 
 
-def warm(work: Path) -> None:
-    """Read all checkpoints once, so that the first to be measured does not wait for the disk."""
-    for file in work.glob("*/*.safetensors"):
-        with file.open("rb", buffering=0) as opened:
-            while opened.read(1 << 22):
-                pass
+def read(file: Path) -> None:
+    """Read a file once, so that who reads it next does not wait for the disk."""
+    with file.open("rb", buffering=0) as opened:
+        while opened.read(1 << 22):
+            pass
 
 
 def limit() -> float:
