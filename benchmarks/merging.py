@@ -251,10 +251,10 @@ def ready(work: Path, cold: bool = False) -> None:
     if cold:
         shutil.rmtree(work / "out", ignore_errors=True)
     os.sync()
-    time.sleep(REST if cold else PAUSE)
-    for file in work.glob("*/*.safetensors") if not cold else ():
+    for file in work.glob("*/*.safetensors"):
         if file.parent.name != "out":
             read(file)
+    time.sleep(REST if cold else PAUSE)
     shutil.rmtree(work / "out", ignore_errors=True)
 
 

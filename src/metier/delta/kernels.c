@@ -8,6 +8,10 @@
 #define CHUNK 1024
 #define LANES 32
 
+#ifndef FP_FAST_FMAF /* a processor without it would take a hundred times as long, and torch rounds twice there as well */
+#define fmaf(a, b, c) ((a) * (b) + (c))
+#endif
+
 static inline float wide(uint16_t b) {
     uint32_t u = (uint32_t)b << 16;
     float f;
