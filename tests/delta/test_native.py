@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
-from metier.delta import Between, Checkpoint, Delta, Merge, diff, full, native, run, select
+from metier.delta import Between, Checkpoint, Delta, Merge, compiled, diff, full, native, run, select
 from metier.delta.parts import drop, elect_sign_mean, span
 from metier.delta.parts.drop_by_rank import drop_by_rank
 from metier.delta.transform import At
@@ -39,7 +39,7 @@ from metier.merge.task_arithmetic import task_arithmetic
 from metier.merge.ties import ties
 
 SPECIAL = [0.0, -0.0, 1.0, -1.0, 1e-40, -1e-40, 3.3e38, 65504.0, 2.0**-7, 0.1]
-needs_loops = pytest.mark.skipif(native.loops() is None, reason="no C compiler, or METIER_NATIVE=0: torch does the work")
+needs_loops = pytest.mark.skipif(compiled.loops() is None, reason="no C compiler, or METIER_NATIVE=0: torch does the work")
 
 
 def draw(seed: int, n: int, *, sparse: float = 0.0, special: bool = True) -> Tensor:
@@ -57,7 +57,7 @@ def both(monkeypatch: pytest.MonkeyPatch, work: Callable[[], Tensor]) -> None:
     monkeypatch.delenv("METIER_NATIVE", raising=False)
     with_loops = work()
     monkeypatch.setenv("METIER_NATIVE", "0")
-    assert native.loops() is None
+    assert compiled.loops() is None
     assert torch.equal(with_loops, work())
 
 
@@ -264,10 +264,10 @@ def test_damaged_weights_are_told_either_way(setting: str, bad: float, tmp_path:
 PROGRAM = """
 import warnings, torch
 warnings.simplefilter("error" if {quiet} else "always")
-from metier.delta import Between, native
+from metier.delta import Between, compiled
 x = Between(torch.ones(3).bfloat16(), torch.full((3,), 2.0).bfloat16())
 assert x.dense().tolist() == [1.0] * 3 and x.dense().tolist() == [1.0] * 3
-assert native.loops() is None
+assert compiled.loops() is None
 """
 
 
@@ -290,7 +290,7 @@ def test_a_compiler_that_fails_is_quoted(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("CC", str(tmp_path / "broken-cc"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with pytest.warns(UserWarning, match="no such processor"):
-        assert native._made.__wrapped__() is None
+        assert compiled._made.__wrapped__() is None
     assert not list((tmp_path / "cache").rglob("*.so"))
 
 

@@ -145,11 +145,9 @@ def _merge(asked: Asked, out: Path, how: How, as_delta: bool, dry_run: bool, as_
         return
     if merge.weights == "full" and lines is not None:
         done = _work.fold(base, changed, out, how.on_cpu("--lines after a merge of weights"), recipe=asked.recipe())
-    elif merge.weights == "full":
-        done = _work.merge_weights(
-            merge, base, [weights_of(e, base) for e in experts], changed, out, how, coefs=coefs, recipe=asked.recipe()
-        )
     else:
+        if merge.weights == "full":
+            experts = [weights_of(e, base) for e in experts]
         merge = merge if lines is None else merge._replace(then=chain(merge.then, by_depth(lines, 1.0)))
         done = _work.merge_to(merge, base, experts, changed, out, how, coefs=coefs, recipe=asked.recipe())
     say_done(done, as_json)

@@ -17,10 +17,10 @@ from metier.delta import native
 from metier.delta.delta import Delta, Lazy
 from metier.delta.entry import SLICE, Entry, Seen, grain_of, is_plain, opened, sum_of
 from metier.delta.kinds import Dense, New
-from metier.delta.native import Sum
 from metier.delta.parts.total import Total
 from metier.delta.scratch import stacked
 from metier.delta.shape import Shape
+from metier.delta.sums import Sum
 from metier.delta.transform import At, Formed, Merge, Transform, in_rows, in_slices, seen
 from metier.errors import BaseMismatch, KeyMismatch, ShapeMismatch, UserError
 from metier.lazy import torch

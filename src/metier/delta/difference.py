@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from metier.delta import native
+from metier.delta import compiled, sums
 from metier.delta.checkpoint import OUTPUT, Checkpoint
 from metier.delta.combine import combination, same
 from metier.delta.delta import Delta, Lazy
 from metier.delta.entry import Entry, Seen, opened, sum_of
-from metier.delta.kinds import Between, Dense, New, Sum, read
+from metier.delta.kinds import Between, Dense, New, read
 from metier.delta.parts.total import total
 from metier.delta.stored import Mapped
+from metier.delta.sums import Sum
 from metier.delta.transform import At, Merge, identity, in_slices
 from metier.errors import KeyMismatch, ShapeMismatch, UserError
 from metier.lazy import torch
@@ -54,13 +55,13 @@ def full(tuned: Checkpoint) -> Delta:
 
 def weights(tensor: Tensor | Mapped) -> Entry:
     """A stored tensor itself as a change of zero."""
-    words = tensor.words if isinstance(tensor, Mapped) and native.loops() is not None else None
+    words = tensor.words if isinstance(tensor, Mapped) and compiled.loops() is not None else None
     if words is None:
         return Dense(read(tensor))
     terms = Sum(None, (words,))
 
     def part(start: int, stop: int, out: Any) -> Any:
-        return native.summed(terms, start, stop, out) if isinstance(out, np.ndarray) else Dense(read(tensor)).part(start, stop, out)
+        return sums.summed(terms, start, stop, out) if isinstance(out, np.ndarray) else Dense(read(tensor)).part(start, stop, out)
 
     return replace(in_slices(tensor.shape, part, plain=True), sum=terms, stored=tensor)  # type: ignore[arg-type]
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from metier.delta.held import Held
 from metier.delta.kinds import Between, Dense, LowRank, New, Packed, Ref, Sparse, floats
-from metier.delta.native import Sum
 from metier.delta.pool import one_thread
 from metier.delta.shape import Shape
 from metier.delta.stored import Mapped
+from metier.delta.sums import Sum
 from metier.lazy import torch
 
 if TYPE_CHECKING:

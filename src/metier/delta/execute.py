@@ -12,39 +12,33 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from metier import check, cluster
-from metier.delta import native
 from metier.delta.checkpoint import OUTPUT, Checkpoint
-from metier.delta.combine import merged, same, weights
-from metier.delta.delta import Delta, added
-from metier.delta.entry import SLICE, Entry, grain_of, is_plain, opened, sum_of
+from metier.delta.combine import merged, weights
+from metier.delta.delta import Delta
+from metier.delta.entry import SLICE, Entry, is_plain
 from metier.delta.kinds import Between, New, read
 from metier.delta.pool import Pool
-from metier.delta.scratch import array, place, scratch
-from metier.delta.stored import Facts, Mapped, Stored
+from metier.delta.scratch import scratch
+from metier.delta.shard import Shard
+from metier.delta.stored import Stored
 from metier.delta.transform import Merge
-from metier.delta.write import CheckpointWriter, ShardWriter, checkpoint_like
+from metier.delta.write import CheckpointWriter, checkpoint_like
 from metier.errors import KeyMismatch, ShapeMismatch, UserError
 from metier.lazy import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-BRAIN = "BF16"
-RANGE = 32 * SLICE  # entries of a tensor that one thread takes at a time
 ON_DEVICE = 1 << 22  # entries that a device takes at a time: small slices would keep it waiting
-SIGNED = {"float32": "int32", "bfloat16": "int16", "float16": "int16"}
 _own = threading.local()
 
 
@@ -90,7 +84,7 @@ def run(
     with _cluster(ray) as there, checkpoint_like(base, out, {"key": key} | json.loads(text), force=force) as writer:
         left = writer.left()
         tell(base.bytes() - sum(map(_bytes, left)))
-        work = _Work(delta, before, writer, full=merge.weights == "full", experts=len(experts), step=SLICE if where is None else ON_DEVICE)
+        work = Work(delta, before, writer, full=merge.weights == "full", experts=len(experts), step=SLICE if where is None else ON_DEVICE)
         if there is None:
             with Pool(workers) as pool:
                 for shard in left:
@@ -166,7 +160,7 @@ def _shared(entry: Entry, floats: _Floats) -> Entry:
 
 
 @dataclass(frozen=True)
-class _Work:
+class Work:
     """What shards are made of and where they go; it can be sent to another process, which maps the files again."""
 
     delta: Delta
@@ -179,10 +173,10 @@ class _Work:
     def make(self, shard: Stored, pool: Pool, tell: _Telling) -> None:
         """Write one shard."""
         with self.writer.shard(shard) as file:
-            _Shard(self, shard, file, pool, tell).run()
+            Shard(self, shard, file, pool, tell).run()
 
 
-def _spread(ray: Any, work: _Work, left: Sequence[Stored], tell: _Telling) -> None:
+def _spread(ray: Any, work: Work, left: Sequence[Stored], tell: _Telling) -> None:
     """Have the workers of a Ray cluster make the shards that are left."""
     named = [(shard.path.name, f"merge: {shard.path.name}") for shard in left]
     sizes = {shard.path.name: _bytes(shard) for shard in left}
@@ -194,7 +188,7 @@ def _spread(ray: Any, work: _Work, left: Sequence[Stored], tell: _Telling) -> No
         )
 
 
-def _made_there(name: str, work: _Work) -> None:
+def _made_there(name: str, work: Work) -> None:
     with Pool(1) as pool:
         work.make(next(s for s in work.writer.like.shards if s.path.name == name), pool, _Telling(None))
 
@@ -220,99 +214,3 @@ def device_of(name: str) -> torch.device | None:
 
 def _bytes(shard: Stored) -> int:
     return sum(f.end - f.begin for f in shard.facts.values())
-
-
-class _Shard:
-    """The tensors of one shard, the largest first; each is cut into ranges when what must be known of it is known."""
-
-    def __init__(self, work: _Work, shard: Stored, file: ShardWriter, pool: Pool, tell: _Telling) -> None:
-        self.work, self.shard, self.file, self.pool, self.tell = work, shard, file, pool, tell
-
-    def run(self) -> None:
-        """All tensors, written."""
-        facts = self.shard.facts
-        for name in sorted(facts, key=lambda n: -math.prod(facts[n].shape)):
-            self.pool.submit(self._tensor, name, facts[name])
-        self.pool.wait()
-
-    def _tensor(self, name: str, facts: Facts) -> None:
-        entry = self.work.delta.entries.get(name)
-        entry = entry if entry is None else opened(entry)  # what must be formed as a whole is, once, and then written in slices
-        fill = self._filled if self._plain(name, entry) else self._range
-        n, grain = math.prod(facts.shape), grain_of(entry)
-        step = grain * max(1, self.work.step // grain)
-        for start in range(0, n, many := step * max(1, RANGE // step)):
-            self.pool.submit(fill, name, entry, start, min(start + many, n), step, first=True)
-
-    def _plain(self, name: str, entry: Entry | None) -> bool:
-        if entry is None or not is_plain(entry) or self.shard.facts[name].kind != BRAIN:
-            return False
-        return self.work.full or (isinstance(self.shard, Stored) and Mapped(self.shard, name).words is not None)
-
-    def _filled(self, name: str, entry: Entry, first: int, last: int, step: int) -> None:
-        """A range of a plain entry, by compiled loops alone: at once where it is a sum of stored tensors."""
-        terms, full = sum_of(entry), self.work.full
-        before: Any = None if full else Mapped(self.shard, name).words
-        if terms is not None and not (terms.whole or terms.base is None if full else same(terms.base, before) and not terms.whole):
-            terms = None
-        for start in range(first, last, step):
-            stop = min(start + step, last)
-            out = array("rounded", stop - start, np.uint16)
-            if terms is not None:
-                finite = native.merged(terms, start, stop, out, array("chunks", len(terms.tuned) * native.CHUNK))
-            else:
-                change = entry.part(start, stop, place(self.work.experts, stop - start, plain=True))
-                finite = bool(native.rounded(change, out) if full else native.added(before[start:stop], change, out))
-            if not finite:
-                return self._range(name, entry, start, last, step)  # which tells what is wrong
-            self.file.write(name, start, out)
-        self.tell((last - first) * out.itemsize)
-
-    def _range(self, name: str, entry: Entry | None, first: int, last: int, step: int) -> None:
-        tensor = self.shard.tensor(name).reshape(-1)
-        for start in range(first, last, step):
-            stop = min(start + step, last)
-            values = tensor[start:stop]
-            if entry is not None:
-                change = entry.part(start, stop, place(self.work.experts, stop - start))
-                values = self._rounded(name, change, tensor.dtype) if self.work.full else self._sum(name, values, change, start)
-            self.file.write(name, start, values)
-        self.tell((last - first) * tensor.dtype.itemsize)
-
-    def _sum(self, name: str, before: Tensor, change: Tensor, start: int) -> Tensor:
-        """base + change, formed in float32 (float64 where the base is) and rounded once."""
-        out = scratch("rounded", len(before), before.dtype)
-        if (finite := native.added(before, change, out)) is not None:
-            return out if finite else self._unfit(name, before.dtype, before, change)
-        if str(before.dtype).removeprefix("torch.") not in SIGNED or _has_negative_zero(before):
-            return self._rounded(name, added(before, change), before.dtype)
-        return self._rounded(name, change.add_(self.work.floats[name](start, start + len(change))), before.dtype)
-
-    def _rounded(self, name: str, values: Tensor, dtype: torch.dtype) -> Tensor:
-        out = values if values.dtype == dtype else scratch("rounded", len(values), dtype)
-        if (finite := native.rounded(values, out)) is not None:
-            return out if finite else self._unfit(name, dtype, values)
-        if not math.isfinite(float(values.sum())) and not bool(values.isfinite().all()):
-            self._unfit(name, dtype, values)
-        if out is not values and not bool(out.copy_(values).isfinite().all()):
-            self._unfit(name, dtype, values)
-        return out
-
-    def _unfit(self, name: str, dtype: torch.dtype, *values: Tensor) -> NoReturn:
-        if all(bool(v.isfinite().all()) for v in values):
-            kind, most = str(dtype).removeprefix("torch."), torch.finfo(dtype).max
-            raise UserError(f"merge: '{name}' holds values beyond what {kind} can hold ({most:.6g}). Lower the scale, or merge in float32.")
-        raise UserError(
-            f"merge: '{name}' would hold values that are infinite or not numbers. {self._culprit(name)} Nothing was put at the output."
-        )
-
-    def _culprit(self, name: str) -> str:
-        if not bool(self.shard.tensor(name).isfinite().all()):
-            return f"So does the base, {self.shard.path}: it is damaged."
-        return "One of the experts is damaged or its training diverged."
-
-
-def _has_negative_zero(values: Tensor) -> bool:
-    """Its bits, read as a signed integer, are the least there are."""
-    kind = getattr(torch, SIGNED[str(values.dtype).removeprefix("torch.")])
-    return len(values) > 0 and int(values.view(kind).amin()) == torch.iinfo(kind).min

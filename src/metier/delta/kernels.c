@@ -1,6 +1,6 @@
 /* The inner loops of merges, each over one slice that lies in a core's cache. Every loop does the very float32 operations that its
    counterpart in torch does, in the same order (compiled without contraction), so that both give the same bits.
-   See native.py for the callers' side. Values are float32; uint16_t holds the bits of a bfloat16. */
+   See native.py and sums.py for the callers' side. Values are float32; uint16_t holds the bits of a bfloat16. */
 #include <math.h>
 #include <stdint.h>
 #include <string.h>

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from metier.delta import golomb, native
-from metier.delta.native import Sum
+from metier.delta import compiled, golomb, native, sums
 from metier.delta.shape import Shape
 from metier.delta.stored import Mapped
+from metier.delta.sums import Sum
 from metier.errors import ShapeMismatch, UserError
 from metier.lazy import torch
 
@@ -80,7 +80,7 @@ class Between:
     @property
     def sum(self) -> Sum | None:
         """The bits of both tensors, where the loops can read them; see `Sum`."""
-        if not (isinstance(self.base, Mapped) and isinstance(self.tuned, Mapped)) or native.loops() is None:
+        if not (isinstance(self.base, Mapped) and isinstance(self.tuned, Mapped)) or compiled.loops() is None:
             return None
         base, tuned = self.base.words, self.tuned.words
         return None if base is None or tuned is None else Sum(base, (tuned,))
@@ -92,7 +92,7 @@ class Between:
     def part(self, start: int, stop: int, out: Any = None) -> Any:
         """Slice [start, stop) of the flat change, float32, in `out` where it is given."""
         if isinstance(out, np.ndarray) and (terms := self.sum) is not None:
-            return native.summed(terms, start, stop, out)
+            return sums.summed(terms, start, stop, out)
         base, tuned = (read(t).reshape(-1)[start:stop] for t in (self.base, self.tuned))
         out = torch.empty(stop - start, device=tuned.device) if out is None else out
         if native.between(base, tuned, out):

@@ -5,101 +5,24 @@ function here returns whether it did its work: not for other types than bfloat16
 not where there is no C compiler. The caller then does it with torch. METIER_NATIVE=0 leaves all of it to torch.
 
 The loops take numpy arrays as well as tensors: a merge of stored weights ('plain' entries) needs no torch, which takes a second to load.
-Where a change is a `Sum`, `merged` does all of a slice at once, in pieces that stay in a core's nearest cache.
+What is a sum of stored tensors is formed by `sums.merged`, all of a slice at once.
 """
 
 from __future__ import annotations
 
 import ctypes
-import functools
-import hashlib
-import math
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
-import threading
-import warnings
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from metier.delta.compiled import loops, needed
 from metier.lazy import torch
 
-SOURCE = Path(__file__).with_name("kernels.c")
-COMPILERS = ("cc", "gcc", "clang")
-FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 BRAIN, SINGLE = "bfloat16", "float32"  # in arrays, the bits of a bfloat16 are uint16
-CHUNK = 1024  # entries that a loop has at hand at once, as in kernels.c
 Flat = Any  # (n,) a numpy array or a tensor
 _P, _I, _N, _F = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_float
-_SIGNATURES: dict[str, tuple[list[Any], Any]] = {
-    "between": ([_P, _P, _P, _N], None),
-    "sampled": ([_P, _P, _N, _N, _N, _P], None),
-    "summed": ([_P, _P, _P, _I, _F, _P, _N], None),
-    "merged": ([_P, _P, _P, _I, _F, _P, _I, _I, _F, _P, _P, _N], _I),
-    "total": ([_P, _P, _I, _N], None),
-    "gram": ([_P, _I, _N, _P], None),
-    "added": ([_P, _P, _P, _N], _I),
-    "rounded": ([_P, _P, _N], _I),
-    "shrink": ([_P, _F, _P, _N], None),
-    "look": ([_P, _P, _P, _N, _P, _I], _N),
-    "ranked": ([_P, _P, _N, _N, _P], None),
-    "elect": ([_P, _I, _P, _I, _F, _N], None),
-    "averaged": ([_P, _P, _P, _I, _F, _N], None),
-    "divergence": ([_P, _P, _N, _N, _F, _P, _P], None),
-    "weighed": ([_P, _P, _P, _N, _N, _P, _N], None),
-    "chosen": ([_P, _P, _P, _N, _N, _F, _N], None),
-    "variance": ([_P, _I, _P, _N], None),
-    "draw": ([_P, ctypes.c_uint8, _P, _N], _N),
-    "drop": ([_P, _P, _F, _N], None),
-    "thin": ([_P, _N, _N, _P, _F, _F, _I, _P, _P], None),
-}
-_one = threading.Lock()
-
-
-class Step(NamedTuple):
-    """What the loops do to a slice of a change first: keep a band of magnitudes (see `select.Cut`), or what `kept` says, times a factor.
-
-    low, high: (value, last index of those equal to it that count as above), of the slice
-    """
-
-    low: tuple[float, int] = (0.0, -1)
-    high: tuple[float, int] = (math.inf, -1)
-    kept: NDArray[np.uint8] | None = None
-    factor: float = 1.0
-
-
-class Sum(NamedTuple):
-    """scale (None: 1) * the sum of factor * (tuned - base) of tensors that are stored: bits of bfloat16, flat. base: None where it is zero.
-
-    steps   (start, stop) -> what is done to each difference first; None: nothing
-    elects  the sign that weighs most is elected, and those that agree are averaged, instead of a sum; see `parts.elect`
-    whole   the base is added to it: it stands for weights, not for a change
-    """
-
-    base: NDArray[np.uint16] | None
-    tuned: tuple[NDArray[np.uint16], ...]
-    factors: tuple[float, ...] = (1.0,)
-    scale: float | None = None
-    steps: tuple[Callable[[int, int], Step] | None, ...] = ()
-    elects: bool = False
-    whole: bool = False
-
-    @property
-    def single(self) -> bool:
-        """Whether it is one difference, as it is stored."""
-        return self.factors == (1.0,) and self.scale is None and not (self.steps or self.elects or self.whole)
-
-    def times(self, factor: float) -> Sum | None:
-        """The sum times a factor; None where it has one already, since each product is rounded."""
-        if factor == 1:
-            return self
-        return self._replace(scale=factor) if self.scale is None and not self.whole else None
 
 
 def between(base: Flat, tuned: Flat, out: Flat) -> bool:
@@ -117,53 +40,6 @@ def sampled(base: Flat, tuned: Flat, step: int, length: int) -> NDArray[np.float
     out = np.empty((len(base) // step, length), np.float32)
     run.sampled(address(tuned), address(base), step, len(out), length, address(out))
     return out
-
-
-def summed(terms: Sum, start: int, stop: int, out: NDArray[np.float32]) -> NDArray[np.float32]:
-    """out = the entries [start, stop) of a sum of stored tensors."""
-    needed().summed(*_terms(terms, start, stop), address(out), stop - start)
-    return out
-
-
-def merged(terms: Sum, start: int, stop: int, out: NDArray[np.uint16], room: NDArray[np.float32]) -> bool:
-    """out = base + the entries [start, stop) of a sum, as `added`, or `rounded` where there is no base: whether it is finite.
-
-    room: of CHUNK for each tensor.
-    """
-    steps = [Step() if s is None else s(start, stop) for s in terms.steps]
-    loop = (_steps(steps, stop - start), terms.elects, len({abs(f) for f in terms.factors}) == 1, least(terms.factors))
-    return not needed().merged(*_terms(terms, start, stop), *loop, address(room), address(out), stop - start)
-
-
-class _Step(ctypes.Structure):
-    _fields_ = (
-        ("drops", _N), ("low_last", _N), ("high_last", _N), ("kept", _P), ("low", _F), ("high", _F), ("factor", _F), ("unused", _F),
-    )  # fmt: skip
-
-
-def _steps(steps: Sequence[Step], n: int) -> Any:
-    if not steps:
-        return None
-    if any(s.kept is not None and len(s.kept) != n for s in steps):
-        raise IndexError(f"{n} entries, kept or not {[len(s.kept) for s in steps if s.kept is not None]}.")
-    return (_Step * len(steps))(
-        *(_Step(int(s.kept is not None), s.low[1], s.high[1], None if s.kept is None else address(s.kept), s.low[0], s.high[0],
-                s.factor, 0) for s in steps)
-    )  # fmt: skip
-
-
-def _terms(terms: Sum, start: int, stop: int) -> tuple[Any, ...]:
-    n, stored = len(terms.tuned), [t for t in (terms.base, *terms.tuned) if t is not None]
-    if start < 0 or any(len(t) < stop for t in stored):
-        raise IndexError(f"[{start}, {stop}) of {[len(t) for t in stored]} entries.")
-    base = None if terms.base is None else address(terms.base) + 2 * start
-    return (
-        base,
-        (_P * n)(*(address(t) + 2 * start for t in terms.tuned)),
-        (_F * n)(*terms.factors),
-        n,
-        1.0 if terms.scale is None else terms.scale,
-    )
 
 
 def total(rows: Sequence[Flat], coefs: Sequence[float]) -> bool:
@@ -263,12 +139,17 @@ def least(coefs: Sequence[float]) -> float:
     return min((abs(c) for c in coefs if c), default=1.0)
 
 
+def votes(coefs: Sequence[float]) -> tuple[bool, float]:
+    """Whether all weigh the same, and something to divide 0 by: what an election must know of its coefficients."""
+    return len({abs(c) for c in coefs}) == 1, least(coefs)
+
+
 def elect(stack: Sequence[Flat], coefs: Sequence[float]) -> bool:
     """The sign-elected mean of the rows in the first of them; the others are overwritten."""
     rows = [row.reshape(-1) if isinstance(row, np.ndarray) or row.is_contiguous() else row for row in stack]
     if (run := _for(*((row, SINGLE) for row in rows))) is None:
         return False
-    run.elect(_places(rows), len(rows), (_F * len(rows))(*coefs), len({abs(c) for c in coefs}) == 1, least(coefs), len(rows[0]))
+    run.elect(_places(rows), len(rows), (_F * len(rows))(*coefs), *votes(coefs), len(rows[0]))
     return True
 
 
@@ -361,64 +242,3 @@ def _fits(flat: Flat, kind: str) -> bool:
     if isinstance(flat, np.ndarray):
         return flat.ndim == 1 and flat.flags.c_contiguous and flat.dtype == (np.uint16 if kind == BRAIN else np.float32)
     return flat.dim() == 1 and flat.is_cpu and flat.is_contiguous() and flat.dtype is getattr(torch, kind)
-
-
-def needed() -> ctypes.CDLL:
-    """The loops. Raises RuntimeError where there are none: a plain entry was made while there were."""
-    if (run := loops()) is None:
-        raise RuntimeError("metier.delta: the compiled loops were there and are gone. Was METIER_NATIVE set meanwhile?")
-    return run
-
-
-def loops() -> ctypes.CDLL | None:
-    """The compiled loops; None where they are not wanted or cannot be had, which is said once."""
-    return None if os.environ.get("METIER_NATIVE") == "0" else _loops()
-
-
-def _loops() -> ctypes.CDLL | None:
-    with _one:
-        return _made()
-
-
-@functools.cache
-def _made() -> ctypes.CDLL | None:
-    place = _cache() / f"kernels-{_key()}.so"
-    try:
-        found = ctypes.CDLL(str(place if place.is_file() else _compiled(place)))
-    except (OSError, subprocess.SubprocessError) as error:
-        said = getattr(error, "stderr", "") or str(error)
-        warnings.warn(
-            f"the loops of merges could not be compiled ({said.strip().splitlines()[-1]}): they run in torch, which takes several times "
-            "as long. Install a C compiler, or say METIER_NATIVE=0 to hear no more of it.",
-            stacklevel=2,
-        )  # fmt: skip
-        return None
-    for name, (takes, gives) in _SIGNATURES.items():
-        function = getattr(found, name)
-        function.argtypes, function.restype = takes, gives
-    return found
-
-
-def _compiled(place: Path) -> Path:
-    compiler = next((c for c in (os.environ.get("CC"), *COMPILERS) if c and shutil.which(c)), None)
-    if compiler is None:
-        raise OSError(f"no C compiler: {', '.join(COMPILERS)}")
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=place.parent) as work:
-        draft = Path(work) / place.name
-        subprocess.run([compiler, *FLAGS, str(SOURCE), "-o", str(draft), "-lm"], check=True, capture_output=True, text=True, timeout=120)
-        os.replace(draft, place)
-    return place
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "metier" / "native"
-
-
-def _key() -> str:
-    """Of the source, the flags and the processor: a home may be shared by different ones."""
-    try:
-        processor = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith(("flags", "Features")))
-    except (OSError, StopIteration):
-        processor = platform.processor()
-    return hashlib.sha256(SOURCE.read_bytes() + f"{FLAGS}{platform.machine()}{processor}".encode()).hexdigest()[:16]

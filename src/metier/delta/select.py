@@ -11,25 +11,22 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from metier.delta import native
+from metier.delta.bracket import Block, Bracket, Found, ranked, refuse
 from metier.delta.entry import SLICE, Entry, is_plain, opened, sum_of
 from metier.delta.kinds import Between
 from metier.delta.scratch import array, scratch
-from metier.errors import UserError
 from metier.lazy import torch
 
 SAMPLE = 1 << 15  # entries in a sample, at most; a 64th of them all in smaller tensors
 RUN = 1 << 10  # of them neighbours
 SHORT = 1 << 4  # neighbours, where more runs cost little: as entries of a row are alike, many short ones say more
 DIRECT = 1 << 16  # tensors up to this size are selected from as a whole
-HELD = 1 << 21  # entries inside the bracket that may be collected
-HEAVY = 0.01  # share of a sample from which on it is worth counting an end of the bracket apart
-SIGMAS = 3.5  # half-width of the bracket, in standard deviations of the sample's quantile
 LOW = 15  # low bits of a magnitude's 31 in the second pass of the histogram
 
 
@@ -105,9 +102,7 @@ class _Opened:
         return self.last[1]
 
 
-Block = tuple[str, int]
 Read = Callable[[Block], Any]
-Found = tuple[float, int, list[int] | None]  # the k-th largest, how many of its ties are kept, ties by block: [] all kept, None not known
 
 
 def _reader(entries: _Opened, sizes: Mapping[str, int]) -> Read:
@@ -144,7 +139,7 @@ def _thresholds(blocks: Sequence[Block], read: Read, entries: _Opened, sizes: Ma
         return [_direct(blocks, read, count) for count in counts]
     runs = _sample(entries, sizes, total)
     sample = np.sort(np.concatenate([r.reshape(-1) for r in runs]))
-    brackets = [_Bracket(sample, runs, count / total) for count in counts]
+    brackets = [Bracket(sample, runs, count / total) for count in counts]
     glance = _glance(entries, sizes, read)
     for block in blocks:
         values = glance(block)
@@ -159,19 +154,7 @@ def _thresholds(blocks: Sequence[Block], read: Read, entries: _Opened, sizes: Ma
 
 
 def _direct(blocks: Sequence[Block], read: Read, count: int) -> Found:
-    return _ranked([_numbers(b, read(b)).copy() for b in blocks], count)
-
-
-def _ranked(parts: list[NDArray[np.float32]], rank: int) -> Found:
-    """The rank-th largest of all."""
-    if (found := native.ranked(parts, rank)) is None:
-        values = np.concatenate(parts)
-        place = len(values) - rank
-        values.partition(place)
-        value = float(values[place])
-        found = value, rank - int(np.count_nonzero(values[place:] > value)), int(np.count_nonzero(values == value))
-    value, kept, equal = found
-    return value, kept, [int(np.count_nonzero(p == np.float32(value))) for p in parts] if kept < equal else []
+    return ranked([_numbers(b, read(b)).copy() for b in blocks], count)
 
 
 def _sample(entries: _Opened, sizes: Mapping[str, int], total: int) -> list[NDArray[np.float32]]:
@@ -190,67 +173,6 @@ def _run(entry: Entry, start: int, stop: int) -> NDArray[np.float32]:
     """Magnitudes of a slice, (1, n)."""
     out: Any = np.empty(stop - start, np.float32) if is_plain(entry) else None
     return np.abs(np.asarray(entry.part(start, stop, out)))[None]
-
-
-class _Bracket:
-    """Where the k-th largest should be: [low, high] by a sorted sample. `look` at every block, then `found`."""
-
-    def __init__(self, sample: NDArray[np.float32], runs: Sequence[NDArray[np.float32]], density: float) -> None:
-        n = len(sample)
-        middle = min(round((1 - density) * n), n - 1)
-        shares = np.concatenate([(run >= sample[middle]).mean(1) for run in runs])
-        error = max(math.sqrt(density * (1 - density) / n), float(np.std(shares)) / math.sqrt(len(shares)))  # neighbours may be alike
-        low, high = int(middle - SIGMAS * error * n - 1), math.ceil(middle + SIGMAS * error * n + 1)
-        self.low = sample[low] if low >= 0 else np.float32(0)
-        self.high = sample[high] if high < n else np.float32(math.inf)
-        equal = [np.searchsorted(sample, v, "right") - np.searchsorted(sample, v, "left") > HEAVY * n for v in (self.low, self.high)]
-        self.low_apart, self.high_apart = bool(equal[0]), bool(equal[1])  # whether values equal to them are counted, not held
-        self.above, self.held = 0, 0
-        self.highs: list[int] = []
-        self.lows: list[int] = []
-        self.parts: list[NDArray[np.float32]] = []
-
-    @property
-    def ends(self) -> native.Ends:
-        """The bracket, as the loops take it."""
-        return native.Ends(float(self.low), float(self.high), self.low_apart, self.high_apart)
-
-    def add(self, block: Block, seen: native.Counts) -> None:
-        """Count one block."""
-        if seen.none:
-            _refuse(block)
-        self.above += seen.above
-        if self.high_apart or self.low == self.high:
-            self.highs.append(seen.highs)
-        if self.low == self.high:
-            return
-        if self.low_apart:
-            self.lows.append(seen.lows)
-        if self.held <= HELD:
-            self.parts.append(seen.held)
-            self.held += len(seen.held)
-
-    def look(self, numbers: NDArray[np.float32]) -> native.Counts:
-        """As `native.look`. numbers: magnitudes."""
-        over, inside = (array(name, len(numbers), np.bool_) for name in ("over", "within"))
-        above = int(np.count_nonzero(np.greater(numbers, self.high, out=over)))
-        highs = lows = 0
-        if self.high_apart or self.low == self.high:
-            highs = int(np.count_nonzero(np.greater_equal(numbers, self.high, out=over))) - above
-        within = int(np.count_nonzero(np.greater_equal(numbers, self.low, out=inside)))
-        if self.low_apart:
-            lows = within - int(np.count_nonzero(np.greater(numbers, self.low, out=inside)))
-        return native.Counts(0, above, highs, lows, numbers[np.flatnonzero(np.logical_xor(inside, over, out=over))])
-
-    def found(self, count: int) -> Found | None:
-        """The count-th largest; None where it is not inside, or too much is."""
-        rank, highs, lows = count - self.above, sum(self.highs), sum(self.lows)
-        if 0 < rank <= highs:
-            return float(self.high), rank, self.highs
-        rank -= highs
-        if rank <= 0 or self.held > HELD or rank > self.held + lows:
-            return None
-        return _ranked(self.parts, rank) if rank <= self.held else (float(self.low), rank - self.held, self.lows)
 
 
 def _histogram(blocks: Sequence[Block], read: Read, count: int) -> Found:
@@ -307,9 +229,5 @@ def _numbers(block: Block, values: Any) -> NDArray[np.float32]:
     """The magnitudes of values, in their place. Raises UserError where one is not a number."""
     found: NDArray[np.float32] = values if isinstance(values, np.ndarray) else values.numpy()
     if math.isnan(float(np.abs(found, out=found).sum())):
-        _refuse(block)
+        refuse(block)
     return found
-
-
-def _refuse(block: Block) -> NoReturn:
-    raise UserError(f"delta: '{block[0]}' holds values that are not numbers. A model is damaged or its training diverged.")

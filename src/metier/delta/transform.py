@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from metier.delta.delta import Delta, Lazy
 from metier.delta.entry import SLICE, Entry, PartOf, Seen, filled, grain_of, is_plain, opened, sum_of
 from metier.delta.kinds import New
-from metier.delta.native import Step
 from metier.delta.pool import one_thread
 from metier.delta.shape import Shape
+from metier.delta.sums import Step
 from metier.errors import UserError
 from metier.lazy import torch
 

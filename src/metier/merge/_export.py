@@ -25,6 +25,6 @@ def export(delta: Delta, base: Checkpoint, out: Path, how: How) -> Done:
     if how.verify:
         found = with_peft(load_base(base.path, device="cpu"), out)
         exact = Lazy(base, lambda name: base[name].float() if base.dtype(name).is_floating_point else base[name])
-        verdict = _verify.judged(plain, plain, _verify.model_of(plain, _verify.composed(exact, delta)), found)
+        verdict = _verify.judged(plain, plain, _verify.model_of(plain, _verdict.composed(exact, delta)), found)
     _verdict.store(out, verdict, base=str(base.path.resolve()), fingerprint=delta.base)
     return Done(out, size_of(out), verdict)

@@ -6,7 +6,7 @@ from typing import Any
 
 from metier.delta import Checkpoint, Delta, New
 from metier.delta.transform import slices
-from metier.merge import _verify
+from metier.merge import _verdict, _verify
 
 
 def loss(before: Delta, after: Delta, base: Checkpoint | None) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def loss(before: Delta, after: Delta, base: Checkpoint | None) -> dict[str, Any]
 def _said(before: Delta, after: Delta, base: Checkpoint) -> dict[str, Any]:
     plain = _verify.checkable(base.path)
     deltas = [d.only([n for n in d if not isinstance(d[n], New)]) for d in (before, after)]
-    models = [_verify.model_of(plain, _verify.composed(base, d)) for d in deltas]
+    models = [_verify.model_of(plain, _verdict.composed(base, d)) for d in deltas]
     probe = _verify.Probe(plain)
     full, small = (probe.outputs(m) for m in models)
     return {"outputs_moved": float((full - small).abs().mean()), "perplexity_full": probe.perplexity(full)}

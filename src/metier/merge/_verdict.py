@@ -1,4 +1,4 @@
-"""Verdict: what verification said of a result, kept beside it; and whether a change changes anything."""
+"""Verdict: what a result should hold, what verification said of it, kept beside it; and whether a change changes anything."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metier import atomic
-from metier.delta import Checkpoint, Delta, native
+from metier.delta import Checkpoint, Delta, Lazy, native
 from metier.delta.entry import SLICE, Entry, is_plain
 from metier.delta.transform import slices
 from metier.errors import Failed
@@ -64,13 +64,24 @@ def store(out: Path, verdict: Verdict | None, **facts: Any) -> None:
         )
 
 
+def composed(base: Mapping[str, Tensor], delta: Delta) -> Mapping[str, Tensor]:
+    """base + delta, each tensor formed when it is read."""
+    return Lazy((*base, *delta), lambda name: delta.new_value(name, base.get(name)) if name in delta.entries else base[name])
+
+
+def replaced(base: Checkpoint, weights: Delta) -> Mapping[str, Tensor]:
+    """The base with whole weights in place of its own, rounded to its types, each tensor formed when it is read."""
+    return Lazy(base, lambda name: weights[name].dense().to(base.dtype(name)) if name in weights.entries else base[name])
+
+
 def changes(weights: Mapping[str, Tensor], delta: Delta) -> bool:
     """Whether base + delta differs from the base in any stored bit; small tensors first, read no further than the first difference."""
     for name in sorted(delta, key=lambda n: delta.shape(n).numel()):
         if name not in weights:
             return True
-        words = weights.mapped(name).words if isinstance(weights, Checkpoint) and is_plain(delta[name]) else None
-        if _changed(weights[name], delta[name]) if words is None else _changed_words(words, delta[name]):
+        entry = delta[name]
+        words = weights.mapped(name).words if isinstance(weights, Checkpoint) and is_plain(entry) else None
+        if _changed(weights[name], entry) if words is None else _changed_words(words, entry):
             return True
     return False
 

@@ -15,9 +15,9 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from metier.delta import Checkpoint, Delta, Lazy
+from metier.delta import Checkpoint, Delta
 from metier.errors import UserError
-from metier.merge._verdict import Verdict
+from metier.merge._verdict import Verdict, composed
 from metier.model.base import Base
 from metier.model.change import no_grad_module
 from metier.model.loading import load_base
@@ -107,16 +107,6 @@ def _fitting(place: str | Path) -> str:
     if need > free:
         raise UserError(f"{place}: takes {need / 1e9:.0f} GB of memory to verify, {free / 1e9:.0f} are free.")
     return str(place)
-
-
-def composed(base: Mapping[str, Tensor], delta: Delta) -> Mapping[str, Tensor]:
-    """base + delta, each tensor formed when it is read."""
-    return Lazy((*base, *delta), lambda name: delta.new_value(name, base.get(name)) if name in delta.entries else base[name])
-
-
-def replaced(base: Checkpoint, weights: Delta) -> Mapping[str, Tensor]:
-    """The base with whole weights in place of its own, rounded to its types, each tensor formed when it is read."""
-    return Lazy(base, lambda name: weights[name].dense().to(base.dtype(name)) if name in weights.entries else base[name])
 
 
 def model_of(like: Base, weights: Mapping[str, Tensor]) -> nn.Module:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from metier import __version__, cluster, progress
 from metier.delta import Checkpoint, Delta, Entry, New, load, merged, run, save
@@ -22,6 +23,9 @@ from metier.merge import _verdict
 from metier.merge._experts import opened
 from metier.merge._verdict import Verdict
 from metier.method import Method
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PATIENCE = 2.0  # seconds of silence at most
 ORDINARY = 100_000_000  # bytes that python and its libraries take beside the tensors
@@ -145,27 +149,19 @@ def fold(base: Checkpoint, delta: Delta, out: Path, how: How, *, recipe: Mapping
 
 
 def merge_to(
-    merge: Merge, base: Checkpoint, experts: Sequence[Delta], expected: Delta, out: Path, how: How, *, coefs: Sequence[float],
-    recipe: Mapping[str, Any],
-) -> Done:  # fmt: skip
-    """A merge of changes as a checkpoint, streamed and verified beside `expected`, the same merge in memory."""
-
-    def write() -> None:
-        run(merge, base, experts, out, coefs=coefs or None, recipe=recipe, **how.written())
-
-    return finish(base, expected, out, how, recipe, write)
-
-
-def merge_weights(
     merge: Merge, base: Checkpoint, experts: Sequence[Delta], changed: Delta, out: Path, how: How, *, coefs: Sequence[float],
     recipe: Mapping[str, Any],
 ) -> Done:  # fmt: skip
-    """A merge of whole weights as a checkpoint laid out like `base`; `changed`: the same merge as a change."""
+    """A merge as a checkpoint laid out like `base`, streamed and verified beside the same in memory. changed: the merge as a change.
+
+    experts: changes, or whole weights where the merge works on those.
+    """
 
     def write() -> None:
         run(merge, base, experts, out, coefs=coefs or None, recipe=recipe, **how.written())
 
-    return finish(base, changed, out, how, recipe, write, weights=merged(merge, experts, coefs=coefs or None))
+    weights = merged(merge, experts, coefs=coefs or None) if merge.weights == "full" else None
+    return finish(base, changed, out, how, recipe, write, weights=weights)
 
 
 def finish(
@@ -181,29 +177,17 @@ def finish(
         )
     with watching(out, base.bytes(), f"writing {out.name}"):
         write()
-    verdict = None
-    if check is not None:
-        verdict = check(out, base, delta) if weights is None else check(out, base, weights, whole=True)
+    expected = _verdict.composed(base, delta) if weights is None else _verdict.replaced(base, weights)
+    verdict = check(out, expected) if check is not None else None
     _verdict.store(out, verdict)
     return Done(out, size_of(out), verdict, {"tensors": len(base)})
 
 
-class Check(Protocol):
-    """Verifies an output: that it says what base + change (or, if `whole`, these weights in place of the base's) says in memory."""
-
-    def __call__(self, out: Path, base: Checkpoint, delta: Delta, *, whole: bool = False) -> Verdict: ...
-
-
-def checking(base: Checkpoint) -> Check:
-    """The check of an output. Raises UserError where the base cannot be loaded."""
+def checking(base: Checkpoint) -> Callable[[Path, Mapping[str, Tensor]], Verdict]:
+    """(output, what it should hold) -> verdict. Raises UserError where the base cannot be loaded."""
     from metier.merge import _verify  # with torch and transformers, which nothing else here may need
 
-    plain = _verify.checkable(base.path)
-
-    def check(out: Path, base: Checkpoint, delta: Delta, *, whole: bool = False) -> Verdict:
-        return _verify.written(plain, out, _verify.replaced(base, delta) if whole else _verify.composed(base, delta))
-
-    return check
+    return functools.partial(_verify.written, _verify.checkable(base.path))
 
 
 def only_changed(delta: Delta) -> Delta:

@@ -44,12 +44,12 @@ def karcher(
         share, norms = shares("karcher", coefs), np.sqrt(products.diagonal())
         there = norms > 0
         if not there.any():
-            return list(map(float, share))
+            return share.tolist()
         inner = np.clip((products[there][:, there] / (norms[there][:, None] * norms[there])), -1, 1)
         mean = _mean(inner, share[there] / share[there].sum(), steps, tolerance)
         factors = np.zeros_like(norms)
         factors[there] = float(share @ norms) * mean / norms[there]
-        return list(map(float, factors))
+        return factors.tolist()
 
     return spherical(solve, of)
 

@@ -44,9 +44,9 @@ def _solve(products: Floats, coefs: tuple[float, ...]) -> list[float]:
     weights = share * inverse  # of the experts' tensors in m
     length = float(weights @ products @ weights) ** 0.5 if len(products) > 1 else 1.0
     if not norms.any() or len(products) == 1:
-        return list(map(float, share))
+        return share.tolist()
     if length < 1e-7:
         if len(products) == 2:
-            return list(map(float, share))
+            return share.tolist()
         raise UserError("multislerp: the directions of the experts cancel, so there is no mean of them. Change a coef.")
-    return list(map(float, weights * float(share @ norms) / length))
+    return (weights * float(share @ norms) / length).tolist()

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from metier import check
 from metier.delta import native
-from metier.delta.native import Step
+from metier.delta.sums import Step
 from metier.delta.transform import At, Transform, elementwise
 from metier.lazy import torch
 

@@ -11,9 +11,9 @@ import numpy as np
 from metier import check
 from metier.delta.delta import Delta
 from metier.delta.kinds import New
-from metier.delta.native import Step
 from metier.delta.scratch import array, scratch
 from metier.delta.select import Cut, count_of, cuts_at
+from metier.delta.sums import Step
 from metier.delta.transform import At, Transform, elementwise
 from metier.errors import UserError
 

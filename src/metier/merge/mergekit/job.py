@@ -136,7 +136,7 @@ class Job:
             whole = Merge(identity(), total, identity(), weights="full")
             with _work.watching(out, laid.bytes(), f"writing {out.name}"):
                 run(whole, cast(Checkpoint, laid), [weights], out, recipe=recipe, **how.written())
-        verdict = verified(out, cast(Checkpoint, laid), weights, whole=True) if verified is not None else None
+        verdict = verified(out, _verdict.replaced(cast(Checkpoint, laid), weights)) if verified is not None else None
         _verdict.store(out, verdict)
         return _work.Done(out, _work.size_of(out), verdict, {"tensors": len(laid), "method": self.recipe.method})
 

@@ -1,0 +1,112 @@
+"""Sums: combinations of stored tensors that compiled loops form at once, from the bits in the files to rounded bits.
+
+Pieces of a slice stay in a core's nearest cache while they are formed, trimmed or thinned, combined, added to the base and rounded.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metier.delta.compiled import needed
+from metier.delta.native import address, votes
+
+_F, _N, _P = ctypes.c_float, ctypes.c_int64, ctypes.c_void_p
+CHUNK = 1024  # entries that a loop has at hand at once, as in kernels.c
+
+
+class Step(NamedTuple):
+    """What the loops do to a slice of a change first: keep a band of magnitudes (see `select.Cut`), or what `kept` says, times a factor.
+
+    low, high: (value, last index of those equal to it that count as above), of the slice
+    """
+
+    low: tuple[float, int] = (0.0, -1)
+    high: tuple[float, int] = (math.inf, -1)
+    kept: NDArray[np.uint8] | None = None
+    factor: float = 1.0
+
+
+class Sum(NamedTuple):
+    """scale (None: 1) * the sum of factor * (tuned - base) of tensors that are stored: bits of bfloat16, flat. base: None where it is zero.
+
+    steps   (start, stop) -> what is done to each difference first; None: nothing
+    elects  the sign that weighs most is elected, and those that agree are averaged, instead of a sum; see `parts.elect`
+    whole   the base is added to it
+    """
+
+    base: NDArray[np.uint16] | None
+    tuned: tuple[NDArray[np.uint16], ...]
+    factors: tuple[float, ...] = (1.0,)
+    scale: float | None = None
+    steps: tuple[Callable[[int, int], Step] | None, ...] = ()
+    elects: bool = False
+    whole: bool = False
+
+    @property
+    def weights(self) -> bool:
+        """Whether it stands for weights, not for a change."""
+        return self.whole or self.base is None
+
+    @property
+    def single(self) -> bool:
+        """Whether it is one difference, as it is stored."""
+        return self.factors == (1.0,) and self.scale is None and not (self.steps or self.elects or self.whole)
+
+    def times(self, factor: float) -> Sum | None:
+        """The sum times a factor; None where it has one already, since each product is rounded."""
+        if factor == 1:
+            return self
+        return self._replace(scale=factor) if self.scale is None and not self.whole else None
+
+
+def summed(terms: Sum, start: int, stop: int, out: NDArray[np.float32]) -> NDArray[np.float32]:
+    """out = the entries [start, stop) of a sum of stored tensors."""
+    needed().summed(*_terms(terms, start, stop), address(out), stop - start)
+    return out
+
+
+def merged(terms: Sum, start: int, stop: int, out: NDArray[np.uint16], room: NDArray[np.float32]) -> bool:
+    """out = base + the entries [start, stop) of a sum, as `added`, or `rounded` where there is no base: whether it is finite.
+
+    room: of CHUNK for each tensor.
+    """
+    steps = [Step() if s is None else s(start, stop) for s in terms.steps]
+    loop = (_steps(steps, stop - start), terms.elects, *votes(terms.factors))
+    return not needed().merged(*_terms(terms, start, stop), *loop, address(room), address(out), stop - start)
+
+
+class _Step(ctypes.Structure):
+    _fields_ = (
+        ("drops", _N), ("low_last", _N), ("high_last", _N), ("kept", _P), ("low", _F), ("high", _F), ("factor", _F), ("unused", _F),
+    )  # fmt: skip
+
+
+def _steps(steps: Sequence[Step], n: int) -> Any:
+    if not steps:
+        return None
+    if any(s.kept is not None and len(s.kept) != n for s in steps):
+        raise IndexError(f"{n} entries, kept or not {[len(s.kept) for s in steps if s.kept is not None]}.")
+    return (_Step * len(steps))(
+        *(_Step(int(s.kept is not None), s.low[1], s.high[1], None if s.kept is None else address(s.kept), s.low[0], s.high[0],
+                s.factor, 0) for s in steps)
+    )  # fmt: skip
+
+
+def _terms(terms: Sum, start: int, stop: int) -> tuple[Any, ...]:
+    n, stored = len(terms.tuned), [t for t in (terms.base, *terms.tuned) if t is not None]
+    if start < 0 or any(len(t) < stop for t in stored):
+        raise IndexError(f"[{start}, {stop}) of {[len(t) for t in stored]} entries.")
+    base = None if terms.base is None else address(terms.base) + 2 * start
+    return (
+        base,
+        (_P * n)(*(address(t) + 2 * start for t in terms.tuned)),
+        (_F * n)(*terms.factors),
+        n,
+        1.0 if terms.scale is None else terms.scale,
+    )
