@@ -23,6 +23,8 @@ from torch import Tensor
 from metier.delta import Between, Checkpoint, Delta, Merge, compiled, diff, full, native, run, select
 from metier.delta.parts import drop, elect_sign_mean, span
 from metier.delta.parts.drop_by_rank import drop_by_rank
+from metier.delta.select import Cut
+from metier.delta.shape import Shape
 from metier.delta.transform import At
 from metier.errors import UserError
 from metier.merge.breadcrumbs import breadcrumbs
@@ -33,7 +35,7 @@ from metier.merge.karcher import karcher
 from metier.merge.linear import linear
 from metier.merge.model_stock import model_stock
 from metier.merge.ram import ram
-from metier.merge.sce import sce
+from metier.merge.sce import _combine, _Plan, sce
 from metier.merge.slerp import slerp
 from metier.merge.task_arithmetic import task_arithmetic
 from metier.merge.ties import ties
@@ -212,6 +214,29 @@ def test_inner_products_without_the_loops(seed: int, k: int, n: int) -> None:
     assert np.array_equal(found, again)
 
 
+@needs_loops
+@pytest.mark.parametrize("k", [2, 3, 4])
+@pytest.mark.parametrize("start", [0, 1000, 5000])
+def test_what_varies_is_selected_and_the_weaker_sign_erased(k: int, start: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = torch.stack([draw(i, 4099, sparse=0.3, special=False).mul(100).round() for i in range(k)])  # many variances are equal
+    rows[:, :2], rows[0, 2:4] = 0.0, 1.0
+    least = float(rows.var(0, correction=0).median())
+    plan = _Plan(Cut(least, 3000), [0.5, 0.0, 0.3, 0.2][:k])
+    both(monkeypatch, lambda: _combine(At("t", start, torch.Size([20_000])), rows.clone(), [1.0] * k, plan).clone())
+
+
+@needs_loops
+@pytest.mark.parametrize(("start", "stop"), [(0, 70), (13, 57), (30, 31), (7, 14)])
+def test_probabilities_of_part_of_a_row_are_those_of_the_row(start: int, stop: int) -> None:
+    transform, values = drop_by_rank(0.5, 0.4, seed=3), draw(1, 70).bfloat16().float()
+    assert transform.part is not None and transform.step is not None
+    at = At("t", 0, Shape((10, 7)))
+    whole = transform.part("0", at, values.clone())
+    step = transform.step("0", at._replace(start=start), stop, lambda a, b, out: values[a:b].numpy())
+    divisors = torch.from_numpy(step.divisors)
+    assert torch.equal(torch.where(divisors == 0, 0.0, values[start:stop] / divisors), whole[start:stop])
+
+
 def checkpoints(where: Path) -> tuple[Checkpoint, list[Delta], list[Delta]]:
     g = torch.Generator().manual_seed(0)
     names = {"model.layers.0.w": (300, 1024), "model.layers.1.w": (70, 33), "norm": (33,), "lm_head.weight": (40, 33)}
@@ -313,7 +338,8 @@ main()
 
 @needs_loops
 @pytest.mark.parametrize("words", ["linear", "slerp --t 0.3", "ties --density 0.2", "dare-ties --density 0.3", "breadcrumbs --density 0.2", "karcher",
-                                   "model-stock", "ram", "arcee-fusion", "nearswap", "passthrough --scale 0.5"])  # fmt: skip
+                                   "model-stock", "ram", "arcee-fusion", "nearswap", "passthrough --scale 0.5", "sce --density 0.2", "sce --density 1",
+                                   "della --density 0.5", "della-linear --density 0.4"])  # fmt: skip
 def test_merges_of_stored_weights_need_no_torch(words: str, tmp_path: Path) -> None:
     checkpoints(tmp_path)
     name, *flags = words.split()

@@ -37,9 +37,12 @@ _SIGNATURES: dict[str, tuple[list[Any], Any]] = {
     "weighed": ([_P, _P, _P, _N, _N, _P, _N], None),
     "chosen": ([_P, _P, _P, _N, _N, _F, _N], None),
     "variance": ([_P, _I, _P, _N], None),
+    "select_varied": ([_P, _I, _F, _N, _N], None),
+    "erase": ([_P, _I, _P, _F, _N], None),
     "draw": ([_P, ctypes.c_uint8, _P, _N], _N),
     "drop": ([_P, _P, _F, _N], None),
-    "thin": ([_P, _N, _N, _P, _F, _F, _I, _P, _P], None),
+    "thinning": ([_P, _N, _N, _P, _F, _F, _I, _P, _P, _P], None),
+    "divide": ([_P, _P, _N], None),
 }
 _one = threading.Lock()
 

@@ -223,9 +223,15 @@ void ranked(const float *const *parts, const int64_t *lengths, int64_t count, in
     }
 }
 
-typedef float Lanes __attribute__((vector_size(64), aligned(4), may_alias));
-typedef int32_t Bits __attribute__((vector_size(64), aligned(4), may_alias));
-#define WIDTH 16 /* of both */
+#ifdef __AVX512F__ /* what the processor holds in one register: compilers take wider vectors apart, entry by entry */
+#define WIDTH 16
+#elif defined(__AVX2__)
+#define WIDTH 8
+#else
+#define WIDTH 4
+#endif
+typedef float Lanes __attribute__((vector_size(4 * WIDTH), aligned(4), may_alias));
+typedef int32_t Bits __attribute__((vector_size(4 * WIDTH), aligned(4), may_alias));
 
 /* rows[0] = mean, weighted by |coef|, of the entries coef * row whose sign is that of their sum; 0 where none is. equal: all |coefs| are the
    same. least: what 0 is divided by where no entry agrees. */
@@ -259,16 +265,27 @@ void elect(float *const *rows, int k, const float *coefs, int equal, float least
     memcpy(rows[0] + whole, rest[0], (size_t)(n - whole) * sizeof(float));
 }
 
-/* What is done to a change before it is combined. If `drops`, what `kept` says is kept, times the factor. Else magnitudes are kept that are above
-   `low`, or equal to it up to index `low_last`, and not above `high`, nor equal to it up to `high_last`. */
+/* What is done to a change before it is combined. If there are `divisors`, it is divided by them, and zero where they are. Else, if `drops`, what
+   `kept` says is kept, times the factor. Else magnitudes are kept that are above `low`, or equal to it up to index `low_last`, and not above
+   `high`, nor equal to it up to `high_last`. */
 typedef struct {
     int64_t drops, low_last, high_last;
     const uint8_t *kept;
+    const float *divisors;
     float low, high, factor, unused;
 } Step;
 
+static inline void divided(float *x, const float *divisors, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
+        float quotient = x[i] / divisors[i];
+        x[i] = divisors[i] == 0 ? 0.0f : quotient;
+    }
+}
+
 static __attribute__((noinline)) void stepped(const Step *step, float *x, int64_t start, int m) {
-    if (!step->drops) {
+    if (step->divisors) {
+        divided(x, step->divisors + start, m);
+    } else if (!step->drops) {
         uint32_t low = bits_of(step->low), high = bits_of(step->high);
         int lows = step->low_last < start ? 0 : step->low_last - start >= m ? m : (int)(step->low_last - start + 1);
         int highs = step->high_last < start ? 0 : step->high_last - start >= m ? m : (int)(step->high_last - start + 1);
@@ -423,22 +440,57 @@ void chosen(float *first, const float *second, const float *of_row, int64_t widt
     }
 }
 
-/* out = the mean over k rows of the squares around their mean. */
-void variance(float *const *rows, int k, float *out, int64_t n) {
+/* out = the mean over k rows of the squares around their mean, of m <= CHUNK entries from `start` on. */
+static inline void variance_at(float *const *rows, int k, int64_t start, int m, float *out) {
     float mean[CHUNK];
+    for (int i = 0; i < m; i++) mean[i] = out[i] = 0;
+    for (int r = 0; r < k; r++)
+        for (int i = 0; i < m; i++) mean[i] += rows[r][start + i];
+    for (int i = 0; i < m; i++) mean[i] /= (float)k;
+    for (int r = 0; r < k; r++)
+        for (int i = 0; i < m; i++) {
+            float away = rows[r][start + i] - mean[i];
+            out[i] += away * away;
+        }
+    for (int i = 0; i < m; i++) out[i] /= (float)k;
+}
+
+void variance(float *const *rows, int k, float *out, int64_t n) {
+    for (int64_t start = 0; start < n; start += CHUNK) variance_at(rows, k, start, (int)(n - start < CHUNK ? n - start : CHUNK), out + start);
+}
+
+/* Zero in all rows where their variance is below `least`, or equal to it after index `last`. */
+void select_varied(float *const *rows, int k, float least, int64_t last, int64_t n) {
+    float found[CHUNK];
+    for (int64_t start = 0; start < n; start += CHUNK) {
+        int m = (int)(n - start < CHUNK ? n - start : CHUNK), ties = last < start ? 0 : last - start >= m ? m : (int)(last - start + 1);
+        variance_at(rows, k, start, m, found);
+        for (int r = 0; r < k; r++) {
+            float *x = rows[r] + start;
+            for (int i = 0; i < ties; i++) x[i] = found[i] >= least ? x[i] : 0.0f;
+            for (int i = ties; i < m; i++) x[i] = found[i] > least ? x[i] : 0.0f;
+        }
+    }
+}
+
+/* rows[0] = mean, by weight, of the rows whose sign is that of their sum; 0 where none has it. least: what 0 is divided by. */
+void erase(float *const *rows, int k, const float *weights, float least, int64_t n) {
+    float sign[CHUNK], sum[CHUNK], weight[CHUNK];
     for (int64_t start = 0; start < n; start += CHUNK) {
         int m = (int)(n - start < CHUNK ? n - start : CHUNK);
-        float *sum = out + start;
-        for (int i = 0; i < m; i++) mean[i] = sum[i] = 0;
-        for (int r = 0; r < k; r++)
-            for (int i = 0; i < m; i++) mean[i] += rows[r][start + i];
-        for (int i = 0; i < m; i++) mean[i] /= (float)k;
-        for (int r = 0; r < k; r++)
+        for (int i = 0; i < m; i++) sign[i] = rows[0][start + i], sum[i] = weight[i] = 0;
+        for (int r = 1; r < k; r++)
+            for (int i = 0; i < m; i++) sign[i] += rows[r][start + i];
+        for (int r = 0; r < k; r++) {
+            const float *x = rows[r] + start;
+            float own = weights[r];
             for (int i = 0; i < m; i++) {
-                float away = rows[r][start + i] - mean[i];
-                sum[i] += away * away;
+                int agrees = ((x[i] > 0) & (sign[i] > 0)) | ((x[i] < 0) & (sign[i] < 0));
+                weight[i] += agrees ? own : 0.0f;
+                sum[i] += agrees ? x[i] * own : 0.0f;
             }
-        for (int i = 0; i < m; i++) sum[i] /= (float)k;
+        }
+        for (int i = 0; i < m; i++) rows[0][start + i] = sum[i] / (weight[i] < least ? least : weight[i]);
     }
 }
 
@@ -494,20 +546,24 @@ static const uint64_t *ordered(const float *row, int64_t n, uint64_t *work) {
     return from;
 }
 
-/* Each entry of a row of n is kept with probability min(1, low + slope * its rank / (n - 1)), then divided by it if `rescale`; the others
-   are zeroed. draws: 32 bits for each entry. work, keep: room for 2 n. */
-void thin(float *values, int64_t rows, int64_t n, const uint32_t *draws, float low, float slope, int rescale, uint64_t *work, float *keep) {
+/* divisors: for each entry of a row of n the probability to be kept, min(1, low + slope * its rank / (n - 1)), or 1 unless `rescale`; 0 where it
+   is not kept. draws: 32 bits for each entry. work, keep: room for 2 n. */
+void thinning(const float *values, int64_t rows, int64_t n, const uint32_t *draws, float low, float slope, int rescale, uint64_t *work,
+              float *keep, float *divisors) {
     float *own = keep + n; /* the probabilities by rank, and those of a row's entries */
     for (int64_t rank = 0; rank < n; rank++) {
         float share = n > 1 ? (float)rank / (float)(n - 1) : 0.5f, p = low + slope * share;
         keep[rank] = p > 1 ? 1 : p;
     }
-    for (int64_t r = 0; r < rows; r++, values += n, draws += n) {
+    for (int64_t r = 0; r < rows; r++, values += n, draws += n, divisors += n) {
         const uint64_t *order = ordered(values, n, work);
         for (int64_t rank = 0; rank < n; rank++) own[(uint32_t)order[rank]] = keep[rank];
         for (int64_t i = 0; i < n; i++) {
-            float kept = values[i] / (rescale ? own[i] : 1.0f);
-            values[i] = (float)(draws[i] >> 8) * 0x1p-24f < own[i] ? kept : 0.0f;
+            float divisor = rescale ? own[i] : 1.0f;
+            divisors[i] = (float)(draws[i] >> 8) * 0x1p-24f < own[i] ? divisor : 0.0f;
         }
     }
 }
+
+/* x / divisor, zero where that is. */
+void divide(float *x, const float *divisors, int64_t n) { divided(x, divisors, n); }

@@ -198,6 +198,22 @@ def variance(rows: Sequence[Flat], out: Flat) -> bool:
     return True
 
 
+def select_varied(rows: Sequence[Flat], least: float, last: int) -> bool:
+    """Zero in all rows, (n,) float32 each, where their variance is below `least`, or equal to it after index `last`."""
+    if (run := _for(*((row, SINGLE) for row in rows))) is None:
+        return False
+    run.select_varied(_places(rows), len(rows), least, last, len(rows[0]))
+    return True
+
+
+def erase(rows: Sequence[Flat], weights: Sequence[float]) -> bool:
+    """In the first row, the mean, by weight, of those rows whose sign is that of their sum."""
+    if (run := _for(*((row, SINGLE) for row in rows))) is None:
+        return False
+    run.erase(_places(rows), len(rows), (_F * len(rows))(*weights), least(weights), len(rows[0]))
+    return True
+
+
 def _places(rows: Sequence[Flat]) -> Any:
     return (_P * len(rows))(*map(address, rows))
 
@@ -223,12 +239,25 @@ def drop(values: Flat, kept: NDArray[np.uint8], factor: float) -> bool:
     return True
 
 
-def thin(values: Flat, width: int, draws: NDArray[np.uint32], low: float, slope: float, rescale: bool) -> bool:
-    """Keep each entry of a row with probability low + slope * its rank by magnitude / (width - 1). values: (rows * width,) float32."""
-    if (run := _for((values, SINGLE))) is None or width >= 1 << 31:
+def thinning(
+    values: Flat, width: int, draws: NDArray[np.uint32], low: float, slope: float, rescale: bool, out: NDArray[np.float32]
+) -> bool:  # fmt: skip
+    """out = what `divide` divides each entry by: its probability to be kept, low + slope * its rank by magnitude in its row / (width - 1).
+
+    values: (rows * width,) float32; draws: as many uniform 32 bits; out: 0 where an entry is not kept, else 1 unless `rescale`.
+    """
+    if (run := _for((values, SINGLE), (out, SINGLE))) is None or width >= 1 << 31:
         return False
     room, keep, rows = np.empty(2 * width, np.uint64), np.empty(2 * width, np.float32), len(values) // width
-    run.thin(address(values), rows, width, draws.ctypes.data, low, slope, rescale, room.ctypes.data, keep.ctypes.data)
+    run.thinning(address(values), rows, width, draws.ctypes.data, low, slope, rescale, room.ctypes.data, keep.ctypes.data, address(out))
+    return True
+
+
+def divide(values: Flat, divisors: NDArray[np.float32]) -> bool:
+    """Divide the values, (n,) float32; zero where the divisor is."""
+    if (run := _for((values, SINGLE), (divisors, SINGLE))) is None:
+        return False
+    run.divide(address(values), address(divisors), len(values))
     return True
 
 

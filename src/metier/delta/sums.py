@@ -21,7 +21,8 @@ CHUNK = 1024  # entries that a loop has at hand at once, as in kernels.c
 
 
 class Step(NamedTuple):
-    """What the loops do to a slice of a change first: keep a band of magnitudes (see `select.Cut`), or what `kept` says, times a factor.
+    """What the loops do to a slice of a change first: keep a band of magnitudes (see `select.Cut`), or what `kept` says, times a factor,
+    or what has a divisor, divided by it.
 
     low, high: (value, last index of those equal to it that count as above), of the slice
     """
@@ -30,6 +31,7 @@ class Step(NamedTuple):
     high: tuple[float, int] = (math.inf, -1)
     kept: NDArray[np.uint8] | None = None
     factor: float = 1.0
+    divisors: NDArray[np.float32] | None = None
 
 
 class Sum(NamedTuple):
@@ -83,19 +85,23 @@ def merged(terms: Sum, start: int, stop: int, out: NDArray[np.uint16], room: NDA
 
 class _Step(ctypes.Structure):
     _fields_ = (
-        ("drops", _N), ("low_last", _N), ("high_last", _N), ("kept", _P), ("low", _F), ("high", _F), ("factor", _F), ("unused", _F),
+        ("drops", _N), ("low_last", _N), ("high_last", _N), ("kept", _P), ("divisors", _P), ("low", _F), ("high", _F), ("factor", _F), ("unused", _F),
     )  # fmt: skip
 
 
 def _steps(steps: Sequence[Step], n: int) -> Any:
     if not steps:
         return None
-    if any(s.kept is not None and len(s.kept) != n for s in steps):
-        raise IndexError(f"{n} entries, kept or not {[len(s.kept) for s in steps if s.kept is not None]}.")
+    if wrong := [len(own) for s in steps for own in (s.kept, s.divisors) if own is not None and len(own) != n]:
+        raise IndexError(f"{n} entries; steps say something of {wrong}.")
     return (_Step * len(steps))(
-        *(_Step(int(s.kept is not None), s.low[1], s.high[1], None if s.kept is None else address(s.kept), s.low[0], s.high[0],
-                s.factor, 0) for s in steps)
+        *(_Step(int(s.kept is not None), s.low[1], s.high[1], _where(s.kept), _where(s.divisors), s.low[0], s.high[0], s.factor, 0)
+          for s in steps)
     )  # fmt: skip
+
+
+def _where(flat: NDArray[Any] | None) -> int | None:
+    return None if flat is None else address(flat)
 
 
 def _terms(terms: Sum, start: int, stop: int) -> tuple[Any, ...]:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+import numpy as np
+
 from metier.delta.delta import Delta, Lazy
 from metier.delta.entry import SLICE, Entry, PartOf, Seen, filled, grain_of, is_plain, opened, sum_of
 from metier.delta.kinds import New
@@ -46,7 +48,7 @@ class Transform(NamedTuple):
     rows   `part` is to be given whole rows, along the last axis
     plain  `prepare` and `part` go without torch where a change can be read without: slices are numpy arrays then
     factor where all that it does is to multiply: by what
-    step   (state, at, stop) -> what it does to a slice, where compiled loops can do it
+    step   (state, at, stop, part of) -> what it does to a slice, where compiled loops can do it
     """
 
     prepare: Callable[[Delta], Any]
@@ -56,12 +58,12 @@ class Transform(NamedTuple):
     rows: bool = False
     plain: bool = False
     factor: float | None = None
-    step: Callable[[Any, At, int], Step] | None = None
+    step: Callable[[Any, At, int, PartOf], Step] | None = None
 
 
 def elementwise(
     prepare: Callable[[Delta], Any], part: Part, *, local: bool = False, rows: bool = False, plain: bool = False,
-    factor: float | None = None, step: Callable[[Any, At, int], Step] | None = None,
+    factor: float | None = None, step: Callable[[Any, At, int, PartOf], Step] | None = None,
 ) -> Transform:  # fmt: skip
     """A transform given by what it does to a slice, of whole rows where it asks for them."""
 
@@ -151,17 +153,18 @@ def seen(transform: Transform, state: Any, name: str, entry: Entry, device: torc
         values = part(state, At(name, start, source.shape), values)
         return values if out is None or values is out else out.copy_(values)
 
-    if transform.rows:
-        return in_rows(source.shape, sliced)
     simply = transform.plain and device is None and is_plain(source)
-    found = in_slices(source.shape, sliced, grain_of(source), plain=simply)
+    if transform.rows:
+        found = in_rows(source.shape, sliced, plain=simply)
+    else:
+        found = in_slices(source.shape, sliced, grain_of(source), plain=simply)
     if not simply or (terms := sum_of(source)) is None:
         return found
     if transform.factor is not None:
         return replace(found, sum=terms.times(transform.factor))
     if (step := transform.step) is None or not terms.single:
         return found
-    return replace(found, sum=terms._replace(steps=(lambda start, stop: step(state, At(name, start, source.shape), stop),)))
+    return replace(found, sum=terms._replace(steps=(lambda start, stop: step(state, At(name, start, source.shape), stop, source.part),)))
 
 
 def in_slices(shape: Shape, part: PartOf, grain: int = SLICE, *, plain: bool = False) -> Seen:
@@ -170,7 +173,7 @@ def in_slices(shape: Shape, part: PartOf, grain: int = SLICE, *, plain: bool = F
     return found
 
 
-def in_rows(shape: Shape, part: PartOf) -> Seen:
+def in_rows(shape: Shape, part: PartOf, *, plain: bool = False) -> Seen:
     """An entry given by its slices of whole rows: a slice is cut from blocks of rows that are the same whatever is asked for.
 
     Blocks are formed by one thread, since sums along a row differ in their last bits between one and more.
@@ -178,19 +181,26 @@ def in_rows(shape: Shape, part: PartOf) -> Seen:
     width, n = shape[-1] if shape else 1, shape.numel()
     grain = max(1, SLICE // max(1, width)) * max(1, width)
 
-    def sliced(start: int, stop: int, out: Tensor | None) -> Tensor:
+    def sliced(start: int, stop: int, out: Any) -> Any:
+        if isinstance(out, np.ndarray):
+            return cut(start, stop, out)
         with one_thread():
             return cut(start, stop, out)
 
-    def cut(start: int, stop: int, out: Tensor | None) -> Tensor:
+    def cut(start: int, stop: int, out: Any) -> Any:
         if start % grain == 0 and stop == min(start + grain, n):
             return part(start, stop, out)
-        blocks = range(start // grain * grain, stop, grain)
-        pieces = [part(b, min(b + grain, n), None)[max(start - b, 0) : stop - b] for b in blocks]
-        whole = torch.cat(pieces) if pieces else torch.empty(0)
-        return whole if out is None else out.copy_(whole)
+        if start == stop:
+            return torch.empty(0) if out is None else out
+        for first in range(start // grain * grain, stop, grain):
+            last = min(first + grain, n)
+            block = part(first, last, np.empty(last - first, np.float32) if isinstance(out, np.ndarray) else None)
+            out = block.new_empty(stop - start) if out is None else out
+            a, b = max(start, first), min(stop, last)
+            out[a - start : b - start] = block[a - first : b - first]
+        return out
 
-    return in_slices(shape, sliced, grain)
+    return in_slices(shape, sliced, grain, plain=plain)
 
 
 def transformed(transform: Transform, delta: Delta) -> Delta:

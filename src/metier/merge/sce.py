@@ -20,23 +20,25 @@ Errors:      UserError where density is outside (0, 1], or the experts have coef
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from metier import check
 from metier.delta import native
-from metier.delta.entry import SLICE, Entry, opened
+from metier.delta.entry import SLICE, Entry, is_plain, opened
 from metier.delta.parts import scale as scaled
-from metier.delta.parts.span import squares
+from metier.delta.parts.span import squares, stacks
 from metier.delta.scratch import scratch, stacked
 from metier.delta.select import Cut, count_of, cuts
-from metier.delta.transform import At, Merge, identity, in_slices, slices
+from metier.delta.transform import At, Merge, identity, in_slices
+from metier.lazy import torch
 from metier.merge._needs import unweighted
 from metier.method import About
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ABOUT = About(place="weights", weighted=False, search={"density": (0.1, 0.5, 1.0), "scale": (0.5, 1.0)})
 
@@ -47,9 +49,10 @@ class _Plan(NamedTuple):
     cut: Cut | None
     weights: list[float]
 
-    def selected(self, stack: Tensor, start: int) -> Tensor:
-        """The stack (k, n) with the entries that are not selected set to zero, in place."""
-        return stack if self.cut is None else stack.mul_(self.cut.keep(start, _variance(stack)).sign_())
+    def select(self, rows: Any, start: int) -> None:
+        """Zero, in all rows, (k, n), the entries that are not selected."""
+        if self.cut is not None and not native.select_varied(list(rows), *self.cut.after(start)):
+            rows.mul_(self.cut.keep(start, _variance(rows)).sign_())
 
 
 def sce(
@@ -64,47 +67,59 @@ def sce(
         found = _Plan(None, [])
         if density < 1 and len(entries) > 1:
             variance = _variances(entries)
-            varying = sum(int(values.count_nonzero()) for _, values in slices(variance))
+            varying = sum(int(np.count_nonzero(np.asarray(values))) for (values,) in stacks([variance]))
             found = _Plan(cuts({name: variance}, count_of(density, varying))[name], [])
         energy = np.zeros(len(entries))
-        for start, stack in _stacks(entries):
-            energy += squares(found.selected(stack, start))
+        for start, rows in zip(range(0, entries[0].shape.numel(), SLICE), stacks(entries), strict=True):
+            found.select(rows, start)
+            energy += squares(rows)
         return found._replace(weights=(energy / energy.sum() if energy.any() else np.full_like(energy, 1 / len(energy))).tolist())
 
-    return Merge(identity(), _combine, scaled(scale), plan)
+    return Merge(identity(), _combine, scaled(scale), plan, plain=True)
 
 
-def _combine(at: At, stack: Tensor, coefs: Sequence[float], plan: Any) -> Tensor:
+def _combine(at: At, stack: Any, coefs: Sequence[float], plan: Any) -> Any:
     unweighted("sce", coefs)
-    flat = plan.selected(stack.view(len(stack), -1), at.start)
-    n, device = flat.shape[1], stack.device
+    plan.select(stack, at.start)
+    return stack[0] if native.erase(list(stack), plan.weights) else _erased(stack, plan.weights)
+
+
+def _erased(stack: Tensor, weights: Sequence[float]) -> Tensor:
+    """As `native.erase`."""
+    n, device = stack.shape[1], stack.device
     sign, divisor, agrees = (scratch(name, n, device=device) for name in ("sign", "divisor", "agrees"))
-    torch.sum(flat, 0, out=sign).sign_()
+    sign.copy_(stack[0])
+    for change in stack[1:]:
+        sign += change
+    sign.sign_()
     divisor.zero_()
-    least = min((w for w in plan.weights if w), default=1.0)  # what 0 is divided by where no expert agrees
-    for change, weight in zip(flat, plan.weights, strict=True):
+    for change, weight in zip(stack, weights, strict=True):
         torch.mul(change, sign, out=agrees).sign_().clamp_(min=0)
         divisor.add_(agrees, alpha=weight)
         change.mul_(agrees.mul_(weight))
-    return torch.sum(flat, 0, out=agrees).div_(divisor.clamp_(min=least)).view(stack.shape[1:])
+    result = stack[0]
+    for change in stack[1:]:
+        result += change
+    return result.div_(divisor.clamp_(min=native.least(weights)))
 
 
 def _variances(entries: Sequence[Entry]) -> Entry:
     """The variance over the experts of every entry of a tensor, computed when it is read."""
     sources = [opened(e) for e in entries]
 
-    def part(start: int, stop: int, out: Tensor | None) -> Tensor:
-        found = _variance(_stack(sources, start, stop))
-        return found.clone() if out is None else out.copy_(found)
+    def part(start: int, stop: int, out: Any) -> Any:
+        with stacked(len(sources), stop - start, plain=isinstance(out, np.ndarray)) as rows:
+            for source, row in zip(sources, rows, strict=True):
+                source.part(start, stop, row)
+            out = torch.empty(stop - start) if out is None else out
+            return out if native.variance(list(rows), out) else out.copy_(_variance(rows))
 
-    return in_slices(entries[0].shape, part)
+    return in_slices(entries[0].shape, part, plain=all(map(is_plain, sources)))
 
 
 def _variance(stack: Tensor) -> Tensor:
     """(k, n) -> (n,): the mean of squares around the mean, one expert after another, in scratch."""
     mean, away, found = (scratch(name, stack.shape[1], device=stack.device) for name in ("mean", "away", "found"))
-    if native.variance(list(stack), found):
-        return found
     mean.zero_(), found.zero_()
     for change in stack:
         mean += change
@@ -112,18 +127,3 @@ def _variance(stack: Tensor) -> Tensor:
     for change in stack:
         found += torch.sub(change, mean, out=away).square_()
     return found.div_(len(stack))
-
-
-def _stack(sources: Sequence[Entry], start: int, stop: int) -> Tensor:
-    """The slices of all experts, (k, n), in scratch."""
-    with stacked(len(sources), stop - start) as stack:
-        for source, row in zip(sources, stack, strict=True):
-            source.part(start, stop, row)
-        return stack
-
-
-def _stacks(entries: Sequence[Entry]) -> Iterator[tuple[int, Tensor]]:
-    """(start, (k, n) slices) of all experts; the next overwrites the one before."""
-    sources, n = [opened(e) for e in entries], entries[0].shape.numel()
-    for start in range(0, n, SLICE):
-        yield start, _stack(sources, start, min(start + SLICE, n))

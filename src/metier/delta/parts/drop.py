@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from metier import check
 from metier.delta import native
+from metier.delta.entry import PartOf
 from metier.delta.sums import Step
 from metier.delta.transform import At, Transform, elementwise
 from metier.lazy import torch
@@ -35,7 +36,7 @@ def drop(density: float, *, seed: int = 0, rescale: bool = True) -> Transform:
             _only(values[first - at.start : last - at.start], keep, 1 / density if rescale else 1.0)
         return values
 
-    def step(key: str, at: At, stop: int) -> Step:
+    def step(key: str, at: At, stop: int, _: PartOf) -> Step:
         if density == 1:
             return Step()
         pieces = [keep for _, _, keep in kept(f"{seed}|{key}|{at.name}", density, at)(at.start, stop)]

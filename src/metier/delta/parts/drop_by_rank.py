@@ -5,15 +5,17 @@ Draws are keyed as those of `drop`: by seed, the delta's key, tensor name and bl
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from metier import check
 from metier.delta import native
+from metier.delta.entry import PartOf
 from metier.delta.parts.drop import uniform
-from metier.delta.scratch import scratch
+from metier.delta.scratch import array
+from metier.delta.sums import Step
 from metier.delta.transform import At, Transform, elementwise
 from metier.errors import UserError
 from metier.lazy import torch
@@ -35,17 +37,33 @@ def drop_by_rank(density: float, epsilon: float, *, seed: int = 0, rescale: bool
             f"drop_by_rank: density - epsilon and density + epsilon must lie in (0, 1]; got {density} and {epsilon}. Lower epsilon."
         )
 
-    def part(key: str, at: At, values: Tensor) -> Tensor:
+    def part(key: str, at: At, values: Any) -> Any:
         if density == 1 or not len(values):
             return values
-        width, draws = at.shape[-1] if at.shape else 1, _draws(f"{seed}|{key}|{at.name}", at.start, at.start + len(values))
-        if native.thin(values, width, draws, density - epsilon, 2 * epsilon, rescale):
+        width, draws = _width(at), _draws(f"{seed}|{key}|{at.name}", at.start, at.start + len(values))
+        divisors = array("divisors", len(values))
+        if native.thinning(values, width, draws, density - epsilon, 2 * epsilon, rescale, divisors) and native.divide(values, divisors):
             return values
         kept = _keep(values.view(-1, width), density, epsilon).view(-1)
         drawn = torch.from_numpy((draws >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-24)).to(values.device)
         return torch.where(drawn < kept, values / kept if rescale else values, 0.0)
 
-    return elementwise(lambda delta: delta.key, part, local=True, rows=True)
+    def step(key: str, at: At, stop: int, part_of: PartOf) -> Step:
+        if density == 1:
+            return Step()
+        width = _width(at)
+        first, last = at.start // width * width, -(-stop // width) * width  # whole rows
+        values, divisors = part_of(first, last, array("ranked", last - first)), array(f"divisors {key}", last - first)
+        draws = _draws(f"{seed}|{key}|{at.name}", first, last)
+        native.thinning(values, width, draws, density - epsilon, 2 * epsilon, rescale, divisors)
+        return Step(divisors=divisors[at.start - first : stop - first])
+
+    return elementwise(lambda delta: delta.key, part, local=True, rows=True, plain=True, step=step)
+
+
+def _width(at: At) -> int:
+    """Entries in a row."""
+    return at.shape[-1] if at.shape else 1
 
 
 def _keep(rows: Tensor, density: float, epsilon: float) -> Tensor:
@@ -74,7 +92,7 @@ def _ranks(rows: Tensor) -> Tensor:
 
 def _draws(key: str, start: int, stop: int) -> NDArray[np.uint32]:
     """32 random bits for each of the flat entries [start, stop)."""
-    found = scratch("draws", stop - start, torch.int32).numpy().view(np.uint32)
+    found = array("draws", stop - start, np.uint32)
     for first, last, draws in uniform(key, start, stop):
         found[first - start : last - start] = draws
     return found

@@ -66,8 +66,3 @@ def _weights(stack: Tensor, coefs: Sequence[float]) -> Tensor:
     np.add(count, np.equal(count, 0, out=agrees).view(np.uint8), out=count)
     weights.copy_(torch.from_numpy(count))
     return (weights.mul_(abs(coefs[0])) if abs(coefs[0]) not in (0.0, 1.0) else weights).view(shape)
-
-
-def _least(coefs: Sequence[float]) -> float:
-    """Something to divide 0 by that no sum of weights is below."""
-    return min((abs(c) for c in coefs if c), default=1.0)

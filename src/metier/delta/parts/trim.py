@@ -10,6 +10,7 @@ import numpy as np
 
 from metier import check
 from metier.delta.delta import Delta
+from metier.delta.entry import PartOf
 from metier.delta.kinds import New
 from metier.delta.scratch import array, scratch
 from metier.delta.select import Cut, count_of, cuts_at
@@ -32,7 +33,7 @@ def trim(density: float, *, scope: Scope = "tensor") -> Transform:
     def part(state: dict[str, Cut], at: At, values: Any) -> Any:
         return values if density == 1 else state[at.name].keep(at.start, values)
 
-    def step(state: dict[str, Cut], at: At, stop: int) -> Step:
+    def step(state: dict[str, Cut], at: At, stop: int, _: PartOf) -> Step:
         return Step() if density == 1 else Step(state[at.name].after(at.start))
 
     return elementwise(prepare, part, local=scope == "tensor", plain=True, step=step)
@@ -62,7 +63,7 @@ def trim_outliers(density: float, gamma: float, *, scope: Scope = "tensor") -> T
         values -= outliers
         return values
 
-    def step(state: list[dict[str, Cut]], at: At, stop: int) -> Step:
+    def step(state: list[dict[str, Cut]], at: At, stop: int, _: PartOf) -> Step:
         largest, kept = state[0][at.name], state[1][at.name]
         return Step(kept.after(at.start), largest.after(at.start))
 
