@@ -18,7 +18,7 @@ goes on from there, and begins anew where the code has changed since. RESULTS is
 
 A virtual machine gives memory that has been free for two seconds back to its host, and taking it again costs a merge more than its own
 work. So every arm, copies too, begins when all inputs have been read and the output of the one before has just been removed; with --cold, REST
-after that. The command is measured right after mergekit, as in an alternation of the two.
+after that, and what was left to be written has been. The order of the arms is turned in every other round.
 """
 
 from __future__ import annotations
@@ -247,10 +247,10 @@ def measured(words: list[str], environment: Mapping[str, str] = NOTHING) -> dict
 
 
 def ready(work: Path, cold: bool = False) -> None:
-    """All inputs read, no output, nothing left to be written. cold: the memory that the output took has gone back to the host."""
+    """All inputs read, no output. cold: nothing left to be written, and the memory that the output took has gone back to the host."""
     if cold:
         shutil.rmtree(work / "out", ignore_errors=True)
-    os.sync()
+        os.sync()
     for file in work.glob("*/*.safetensors"):
         if file.parent.name != "out":
             read(file)
@@ -359,10 +359,10 @@ def peers(
         copies += kept([gb, i, "copy", *state], lambda: [copied(work, cold) for _ in range(3)])
         for row, arms in rows.items():
             key = [gb, experts, i, row, *state]
-            if mergekit:
-                arms["mergekit"].append(kept([*key, "mergekit"], partial(theirs, work, experts, row, mergekit, cold)))
-            arms["command"].append(kept([*key, "command"], partial(command, kept, work, experts, row, cold)))
-            arms["ours"].append(kept([*key, "ours"], partial(ours, kept, work, experts, row, cold)))
+            take = {"mergekit": partial(theirs, work, experts, row, mergekit, cold), "command": partial(command, kept, work, experts, row, cold),
+                    "ours": partial(ours, kept, work, experts, row, cold)}  # fmt: skip
+            for arm in [a for a in (take if i % 2 == 0 else reversed(take)) if mergekit or a != "mergekit"]:
+                arms[arm].append(kept([*key, arm], take[arm]))
     shutil.rmtree(work / "out", ignore_errors=True)
     copy = statistics.median(copies)
     return {"gb": size / 1e9, "experts": experts, "copy_seconds": copy, "largest_tensor_mb": 2 * VOCAB * HIDDEN / 1e6,

@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from metier import check
 from metier.delta import native
@@ -20,7 +19,7 @@ from metier.delta.kinds import Dense, New
 from metier.delta.parts.total import Total
 from metier.delta.scratch import stacked
 from metier.delta.shape import Shape
-from metier.delta.sums import Sum
+from metier.delta.sums import Sum, alike
 from metier.delta.transform import At, Formed, Merge, Transform, in_rows, in_slices, seen
 from metier.errors import BaseMismatch, KeyMismatch, ShapeMismatch, UserError
 from metier.lazy import torch
@@ -140,17 +139,10 @@ def _summed(views: Sequence[Entry], factors: Sequence[float], elects: bool) -> S
     """The combination as one of stored tensors, where each change is one such tensor and all have one base."""
     if len(views) == 1 and tuple(factors) == (1.0,) and not elects:
         return sum_of(views[0])
-    known = [t for view in views if (t := sum_of(view)) is not None]
-    terms = [t for t in known if t.factors == (1.0,) and t.scale is None and not (t.elects or t.whole)]
-    if len(terms) < len(views) or any(not same(t.base, terms[0].base) for t in terms):
+    if (terms := alike([sum_of(view) for view in views])) is None:
         return None
     steps = tuple(t.steps[0] if t.steps else None for t in terms)
     return Sum(terms[0].base, tuple(t.tuned[0] for t in terms), tuple(map(float, factors)), None, steps if any(steps) else (), elects)
-
-
-def same(a: NDArray[np.uint16] | None, b: NDArray[np.uint16] | None) -> bool:
-    """Whether two stored tensors are the same one."""
-    return a is b if a is None or b is None else native.address(a) == native.address(b)
 
 
 def _shape(name: str, entries: Sequence[Entry | None]) -> Shape:

@@ -11,13 +11,13 @@ import numpy as np
 
 from metier.delta import compiled, sums
 from metier.delta.checkpoint import OUTPUT, Checkpoint
-from metier.delta.combine import combination, same
+from metier.delta.combine import combination
 from metier.delta.delta import Delta, Lazy
 from metier.delta.entry import Entry, Seen, opened, sum_of
 from metier.delta.kinds import Between, Dense, New, read
 from metier.delta.parts.total import total
 from metier.delta.stored import Mapped
-from metier.delta.sums import Sum
+from metier.delta.sums import Sum, same
 from metier.delta.transform import At, Merge, identity, in_slices
 from metier.errors import KeyMismatch, ShapeMismatch, UserError
 from metier.lazy import torch

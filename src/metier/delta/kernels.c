@@ -32,6 +32,14 @@ void between(const uint16_t *tuned, const uint16_t *base, float *out, int64_t n)
     for (int64_t i = 0; i < n; i++) out[i] = wide(tuned[i]) - wide(base[i]);
 }
 
+/* out = m entries from `start` on of tuned - base, or of tuned where base is NULL. */
+static inline void changed(const uint16_t *base, const uint16_t *tuned, int64_t start, int m, float *out) {
+    if (base)
+        between(tuned + start, base + start, out, m);
+    else
+        for (int i = 0; i < m; i++) out[i] = wide(tuned[start + i]);
+}
+
 /* out = scale * the sum of factor * x over k tensors, x = tuned - base, or tuned where base is NULL; the first product is rounded, the
    others are added in one rounding each, as torch does. */
 static inline void sum_of(const uint16_t *base, const uint16_t *const *tuned, const float *factors, int k, float scale, int64_t at, int m,
@@ -99,21 +107,34 @@ void total(float *const *rows, const float *coefs, int k, int64_t n) {
     }
 }
 
-/* out (k, k) += the inner products of the rows, in float64. */
+/* out (k, k) += the inner products of m <= CHUNK entries of the rows from `start` on, in float64. */
+static inline void gram_at(float *const *rows, int k, int64_t start, int m, double *out) {
+    int whole = m / LANES * LANES;
+    for (int r = 0; r < k; r++)
+        for (int s = 0; s <= r; s++) {
+            const float *x = rows[r] + start, *y = rows[s] + start;
+            double lanes[LANES] = {0}, sum = 0;
+            for (int i = 0; i < whole; i += LANES)
+                for (int l = 0; l < LANES; l++) lanes[l] += (double)x[i + l] * (double)y[i + l];
+            for (int l = 0; l < LANES; l++) sum += lanes[l];
+            for (int i = whole; i < m; i++) sum += (double)x[i] * (double)y[i];
+            out[r * k + s] += sum;
+            if (s < r) out[s * k + r] += sum;
+        }
+}
+
 void gram(float *const *rows, int k, int64_t n, double *out) {
+    for (int64_t start = 0; start < n; start += CHUNK) gram_at(rows, k, start, (int)(n - start < CHUNK ? n - start : CHUNK), out);
+}
+
+/* As `gram`, of k tensors, or of what they differ from the base by. room: for k * CHUNK. */
+void gram_stored(const uint16_t *base, const uint16_t *const *tuned, int k, int64_t n, float *room, double *out) {
+    float *rows[k];
+    for (int r = 0; r < k; r++) rows[r] = room + r * CHUNK;
     for (int64_t start = 0; start < n; start += CHUNK) {
-        int m = (int)(n - start < CHUNK ? n - start : CHUNK), whole = m / LANES * LANES;
-        for (int r = 0; r < k; r++)
-            for (int s = 0; s <= r; s++) {
-                const float *x = rows[r] + start, *y = rows[s] + start;
-                double lanes[LANES] = {0}, sum = 0;
-                for (int i = 0; i < whole; i += LANES)
-                    for (int l = 0; l < LANES; l++) lanes[l] += (double)x[i + l] * (double)y[i + l];
-                for (int l = 0; l < LANES; l++) sum += lanes[l];
-                for (int i = whole; i < m; i++) sum += (double)x[i] * (double)y[i];
-                out[r * k + s] += sum;
-                if (s < r) out[s * k + r] += sum;
-            }
+        int m = (int)(n - start < CHUNK ? n - start : CHUNK);
+        for (int r = 0; r < k; r++) changed(base, tuned[r], start, m, rows[r]);
+        gram_at(rows, k, 0, m, out);
     }
 }
 
@@ -318,10 +339,7 @@ int merged(const uint16_t *base, const uint16_t *const *tuned, const float *fact
             sum_of(base, tuned, factors, k, scale, start, m, room);
         else {
             for (int r = 0; r < k; r++) {
-                if (base)
-                    between(tuned[r] + start, base + start, rows[r], m);
-                else
-                    for (int i = 0; i < m; i++) rows[r][i] = wide(tuned[r][start + i]);
+                changed(base, tuned[r], start, m, rows[r]);
                 if (steps) stepped(steps + r, rows[r], start, m);
             }
             if (elects)
@@ -494,23 +512,56 @@ void erase(float *const *rows, int k, const float *weights, float least, int64_t
     }
 }
 
-/* draws[i] = 1 where it was below `split`, else 0; the positions where it was `split`. Returns how many of those there are. */
-int64_t draw(uint8_t *draws, uint8_t split, int32_t *at, int64_t n) {
-    int64_t count = 0;
-    uint8_t found[CHUNK];
-    for (int64_t start = 0; start < n; start += CHUNK) {
-        int m = (int)(n - start < CHUNK ? n - start : CHUNK);
-        uint8_t *d = draws + start;
-        memset(found, 0, sizeof found);
-        for (int i = 0; i < m; i++) {
-            found[i] = d[i] == split;
-            d[i] = d[i] < split;
-        }
-        int64_t many = positions(found, (m + 7) / 8 * 8, at + count);
-        for (int64_t i = 0; i < many; i++) at[count + i] += (int32_t)start;
-        count += many;
+/* The generator SFC64 (Doty-Humphrey), as numpy has it: the same state gives the same numbers. */
+static inline uint64_t drawn(uint64_t s[4]) {
+    uint64_t next = s[0] + s[1] + s[3]++;
+    s[0] = s[1] ^ (s[1] >> 11);
+    s[1] = s[2] + (s[2] << 3);
+    s[2] = (s[2] << 24 | s[2] >> 40) + next;
+    return next;
+}
+
+/* out = n random numbers of 32 bits, n even. */
+void draw(const uint64_t *state, uint32_t *out, int64_t n) {
+    uint64_t s[4];
+    memcpy(s, state, sizeof s);
+    for (int64_t i = 0; i < n; i += 2) {
+        uint64_t next = drawn(s);
+        memcpy(out + i, &next, 8);
     }
-    return count;
+}
+
+/* out[i] = 1 where a random byte is below `split`, or equal to it and 32 more random bits are below `rest`; else 0. out: n, and room up to a
+   multiple of 8. */
+void draw_kept(const uint64_t *state, uint16_t split, uint64_t rest, uint8_t *out, int64_t n) {
+    uint64_t s[4], halves = 0;
+    uint8_t byte = (uint8_t)split;
+    int left = 0;
+    memcpy(s, state, sizeof s);
+    for (int64_t i = 0; i < n; i += 8) {
+        uint64_t next = drawn(s);
+        memcpy(out + i, &next, 8);
+    }
+    if (split > 255) {
+        memset(out, 1, (size_t)n);
+        return;
+    }
+    const uint64_t all = 0x0101010101010101u, low = 0x7F * all;
+    for (int64_t start = 0; start < n; start += CHUNK) {
+        uint8_t *d = out + start;
+        int m = (int)(n - start < CHUNK ? n - start : CHUNK), many = 0, at[CHUNK];
+        for (int w = 0; w < m; w += 8) {
+            uint64_t bits;
+            memcpy(&bits, d + w, 8);
+            bits ^= all * byte;
+            for (bits = ~(((bits & low) + low) | bits | low); bits; bits &= bits - 1) at[many++] = w + __builtin_ctzll(bits) / 8; /* bytes of 0 */
+        }
+        for (int i = 0; i < m; i++) d[i] = d[i] < byte;
+        for (int i = 0; i < many && at[i] < m; i++, left = !left, halves >>= 32) {
+            halves = left ? halves : drawn(s);
+            d[at[i]] = (uint32_t)halves < rest;
+        }
+    }
 }
 
 /* Zero where `kept` is 0, all else times the factor. */

@@ -21,6 +21,7 @@ from metier.delta.compiled import loops, needed
 from metier.lazy import torch
 
 BRAIN, SINGLE = "bfloat16", "float32"  # in arrays, the bits of a bfloat16 are uint16
+CHUNK = 1024  # entries that a loop has at hand at once, as in kernels.c
 Flat = Any  # (n,) a numpy array or a tensor
 _P, _I, _N, _F = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_float
 
@@ -56,6 +57,12 @@ def gram(rows: Sequence[Flat], out: NDArray[np.float64]) -> bool:
         return False
     run.gram(_places(rows), len(rows), len(rows[0]), address(out))
     return True
+
+
+def gram_stored(base: NDArray[np.uint16] | None, tuned: Sequence[NDArray[np.uint16]], out: NDArray[np.float64]) -> None:
+    """As `gram`, of tensors that are stored, (n,) bits of bfloat16 each, less the base where there is one."""
+    room, places = np.empty(len(tuned) * CHUNK, np.float32), _places(tuned)
+    needed().gram_stored(None if base is None else address(base), places, len(tuned), len(tuned[0]), address(room), address(out))
 
 
 def added(base: Flat, change: Flat, out: Flat) -> bool | None:
@@ -223,12 +230,30 @@ def address(flat: Flat) -> int:
     return flat.__array_interface__["data"][0] if isinstance(flat, np.ndarray) else flat.data_ptr()
 
 
-def draw(draws: NDArray[np.uint8], split: int) -> NDArray[np.integer[Any]] | None:
-    """draws becomes 1 where it is below `split`, else 0; the places where it is `split`. None: not done."""
-    if split > 255 or (run := loops()) is None:
-        return None
-    places = np.empty(len(draws), np.int32)
-    return places[: run.draw(draws.ctypes.data, split, places.ctypes.data, len(draws))]
+def draw(generator: np.random.SFC64, out: NDArray[np.uint32]) -> bool:
+    """out = the next random bits of the generator, which stays where it is. out: (n,), n even."""
+    if (run := loops()) is None:
+        return False
+    state = _state(generator)
+    run.draw(address(state), address(out), len(out))
+    return True
+
+
+def draw_kept(generator: np.random.SFC64, split: int, rest: int, n: int, out: NDArray[np.uint8]) -> bool:
+    """out[:n] = 1 where the next random byte is below `split`, or equal to it and 32 bits are below `rest`; else 0.
+
+    The bits come after the bytes; the generator stays where it is. out: n, and room up to a multiple of 8.
+    """
+    if (run := loops()) is None:
+        return False
+    state = _state(generator)
+    run.draw_kept(address(state), split, rest, address(out), n)
+    return True
+
+
+def _state(generator: np.random.SFC64) -> NDArray[np.uint64]:
+    found: NDArray[np.uint64] = generator.state["state"]["state"]
+    return found
 
 
 def drop(values: Flat, kept: NDArray[np.uint8], factor: float) -> bool:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from metier.delta import native, sums
-from metier.delta.combine import same
 from metier.delta.delta import added
 from metier.delta.entry import SLICE, Entry, grain_of, is_plain, opened, sum_of
 from metier.delta.pool import Pool
 from metier.delta.scratch import array, place, scratch
 from metier.delta.stored import Facts, Mapped, Stored
+from metier.delta.sums import same
 from metier.delta.write import ShardWriter
 from metier.errors import UserError
 from metier.lazy import torch

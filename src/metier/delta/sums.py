@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metier.delta.compiled import needed
+from metier.delta.native import CHUNK as CHUNK
 from metier.delta.native import address, votes
 
 _F, _N, _P = ctypes.c_float, ctypes.c_int64, ctypes.c_void_p
-CHUNK = 1024  # entries that a loop has at hand at once, as in kernels.c
 
 
 class Step(NamedTuple):
@@ -65,6 +65,17 @@ class Sum(NamedTuple):
         if factor == 1:
             return self
         return self._replace(scale=factor) if self.scale is None and not self.whole else None
+
+
+def same(a: NDArray[np.uint16] | None, b: NDArray[np.uint16] | None) -> bool:
+    """Whether two stored tensors are the same one."""
+    return a is b if a is None or b is None else address(a) == address(b)
+
+
+def alike(terms: Sequence[Sum | None]) -> list[Sum] | None:
+    """The sums, where each is one stored tensor, perhaps after a step, and all have one base."""
+    found = [t for t in terms if t is not None and t._replace(steps=()).single]
+    return found if len(found) == len(terms) and all(same(t.base, found[0].base) for t in found) else None
 
 
 def summed(terms: Sum, start: int, stop: int, out: NDArray[np.float32]) -> NDArray[np.float32]:

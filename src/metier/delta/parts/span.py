@@ -11,11 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metier.delta import native
-from metier.delta.entry import SLICE, Entry, is_plain, opened
+from metier.delta.entry import SLICE, Entry, is_plain, opened, sum_of
+from metier.delta.native import CHUNK
 from metier.delta.parts.total import Total
 from metier.delta.scratch import stacked
+from metier.delta.sums import alike
 
-CHUNK, LANES = 1024, 32  # as in kernels.c
+LANES = 32  # as in kernels.c
 Solve = Callable[[NDArray[np.float64], tuple[float, ...]], Sequence[float]]
 
 
@@ -32,6 +34,11 @@ def spanned(solve: Solve) -> tuple[Callable[[str, Sequence[Entry]], Any], Total]
 def gram(entries: Sequence[Entry]) -> NDArray[np.float64]:
     """Inner products of the flat tensors: (k, k), one pass."""
     found = np.zeros((len(entries), len(entries)))
+    if (stored := alike([sum_of(e) for e in entries])) is not None and not any(t.steps for t in stored):
+        base, tuned = stored[0].base, [t.tuned[0] for t in stored]
+        for start in range(0, len(tuned[0]), SLICE):
+            native.gram_stored(None if base is None else base[start : start + SLICE], [t[start : start + SLICE] for t in tuned], found)
+        return found
     for rows in stacks(entries):
         if not native.gram(rows, found):
             _gram([np.asarray(row) for row in rows], found)
