@@ -26,7 +26,7 @@ _SIGNATURES: dict[str, tuple[list[Any], Any]] = {
     "merged": ([_P, _P, _P, _I, _F, _P, _I, _I, _F, _P, _P, _N], _I),
     "total": ([_P, _P, _I, _N], None),
     "gram": ([_P, _I, _N, _P], None),
-    "gram_stored": ([_P, _P, _I, _N, _P, _P], None),
+    "gram_stored": ([_P, _P, _I, _N, _P], None),
     "added": ([_P, _P, _P, _N], _I),
     "rounded": ([_P, _P, _N], _I),
     "shrink": ([_P, _F, _P, _N], None),

@@ -107,34 +107,46 @@ void total(float *const *rows, const float *coefs, int k, int64_t n) {
     }
 }
 
-/* out (k, k) += the inner products of m <= CHUNK entries of the rows from `start` on, in float64. */
-static inline void gram_at(float *const *rows, int k, int64_t start, int m, double *out) {
+/* out (k, k) += the inner products of m <= CHUNK entries of the rows, in float64. */
+static inline void gram_of(double (*rows)[CHUNK], int k, int m, double *out) {
     int whole = m / LANES * LANES;
     for (int r = 0; r < k; r++)
         for (int s = 0; s <= r; s++) {
-            const float *x = rows[r] + start, *y = rows[s] + start;
+            const double *x = rows[r], *y = rows[s];
             double lanes[LANES] = {0}, sum = 0;
             for (int i = 0; i < whole; i += LANES)
-                for (int l = 0; l < LANES; l++) lanes[l] += (double)x[i + l] * (double)y[i + l];
+                for (int l = 0; l < LANES; l++) lanes[l] += x[i + l] * y[i + l];
             for (int l = 0; l < LANES; l++) sum += lanes[l];
-            for (int i = whole; i < m; i++) sum += (double)x[i] * (double)y[i];
+            for (int i = whole; i < m; i++) sum += x[i] * y[i];
             out[r * k + s] += sum;
             if (s < r) out[s * k + r] += sum;
         }
 }
 
+/* out (k, k) += the inner products of the rows. */
 void gram(float *const *rows, int k, int64_t n, double *out) {
-    for (int64_t start = 0; start < n; start += CHUNK) gram_at(rows, k, start, (int)(n - start < CHUNK ? n - start : CHUNK), out);
-}
-
-/* As `gram`, of k tensors, or of what they differ from the base by. room: for k * CHUNK. */
-void gram_stored(const uint16_t *base, const uint16_t *const *tuned, int k, int64_t n, float *room, double *out) {
-    float *rows[k];
-    for (int r = 0; r < k; r++) rows[r] = room + r * CHUNK;
+    double here[k][CHUNK];
     for (int64_t start = 0; start < n; start += CHUNK) {
         int m = (int)(n - start < CHUNK ? n - start : CHUNK);
-        for (int r = 0; r < k; r++) changed(base, tuned[r], start, m, rows[r]);
-        gram_at(rows, k, 0, m, out);
+        for (int r = 0; r < k; r++)
+            for (int i = 0; i < m; i++) here[r][i] = rows[r][start + i];
+        gram_of(here, k, m, out);
+    }
+}
+
+/* As `gram`, of k tensors, or of what they differ from the base by. */
+void gram_stored(const uint16_t *base, const uint16_t *const *tuned, int k, int64_t n, double *out) {
+    double here[k][CHUNK];
+    for (int64_t start = 0; start < n; start += CHUNK) {
+        int m = (int)(n - start < CHUNK ? n - start : CHUNK);
+        for (int r = 0; r < k; r++) {
+            const uint16_t *x = tuned[r] + start;
+            if (base)
+                for (int i = 0; i < m; i++) here[r][i] = wide(x[i]) - wide(base[start + i]);
+            else
+                for (int i = 0; i < m; i++) here[r][i] = wide(x[i]);
+        }
+        gram_of(here, k, m, out);
     }
 }
 

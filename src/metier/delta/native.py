@@ -61,8 +61,7 @@ def gram(rows: Sequence[Flat], out: NDArray[np.float64]) -> bool:
 
 def gram_stored(base: NDArray[np.uint16] | None, tuned: Sequence[NDArray[np.uint16]], out: NDArray[np.float64]) -> None:
     """As `gram`, of tensors that are stored, (n,) bits of bfloat16 each, less the base where there is one."""
-    room, places = np.empty(len(tuned) * CHUNK, np.float32), _places(tuned)
-    needed().gram_stored(None if base is None else address(base), places, len(tuned), len(tuned[0]), address(room), address(out))
+    needed().gram_stored(None if base is None else address(base), _places(tuned), len(tuned), len(tuned[0]), address(out))
 
 
 def added(base: Flat, change: Flat, out: Flat) -> bool | None:
