@@ -69,8 +69,9 @@ def entry_points(monkeypatch: pytest.MonkeyPatch, **points: str) -> None:
     made = importlib.metadata.EntryPoints(
         importlib.metadata.EntryPoint(n.replace("_", "-"), v, "metier.methods") for n, v in points.items()
     )
-    monkeypatch.setattr(method.metadata, "entry_points", lambda **_: made)
-    catalogue.cache_clear()
+    monkeypatch.setattr(method.metadata, "entry_points", lambda **asked: made.select(**asked))
+    for known in (catalogue, method._ours, method._taken):
+        known.cache_clear()
 
 
 def test_discovery_imports_nothing_heavy() -> None:
@@ -240,3 +241,13 @@ def test_what_fits(value: Any, wanted: Any, result: Any) -> None:
 def test_what_does_not_fit(value: Any, wanted: Any) -> None:
     with pytest.raises(ValueError):
         convert(value, wanted)
+
+
+def test_a_method_is_found_by_its_files_name_and_by_no_other() -> None:
+    assert all(method.named(name) == found for name, found in method.catalogue().items())
+    assert [n for n in ("*", "../merge/ties", "dare_ties", "_work", "", "parts") if method.named(n)] == []
+
+
+def test_one_method_is_read_without_all_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(method, "catalogue", lambda: pytest.fail("all methods were read"))
+    assert method.find("dare-ties").module == "metier.merge.dare_ties"

@@ -193,6 +193,17 @@ def test_divergences_of_rows() -> None:
 
 
 @needs_loops
+def test_stored_tensors_are_looked_at_as_their_floats_are() -> None:
+    first, second = (draw(i, 40 * 37, special=False).bfloat16() for i in (1, 2))
+    pair = native.Pair(*(t.view(torch.uint16).numpy() for t in (first, second)))
+    found, again = np.empty((2, 40), np.float32), np.empty((2, 1477), np.float32)
+    native.divergence_stored(pair, 37, 1e-8, found[0])
+    assert native.divergence(first.float(), second.float(), 37, 1e-8, found[1]) and np.array_equal(*found)
+    native.weighed_stored(native.Pair(*(t[3:] for t in pair)), found[0], 37, 3, again[0])
+    assert native.weighed(first[3:].float(), second[3:].float(), found[0], 37, 3, again[1]) and np.array_equal(*again)
+
+
+@needs_loops
 @pytest.mark.parametrize(("start", "width"), [(0, 7), (5, 7), (3, 1), (1000, 4096)])
 def test_choosing_by_row(start: int, width: int) -> None:
     first, second, n = draw(1, 4099), draw(2, 4099), 4099

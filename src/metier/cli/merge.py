@@ -11,7 +11,7 @@ import typer
 from metier.cli import options
 from metier.cli.delta import say_done, say_plan
 from metier.errors import UserError, nearest
-from metier.method import Method, catalogue, find
+from metier.method import Method, catalogue, find, named
 
 if TYPE_CHECKING:
     from metier.delta import Merge
@@ -102,14 +102,13 @@ def _split(words: list[str]) -> tuple[list[str], dict[str, str]]:
 
 
 def _asked(method: str, models: list[str], flags: dict[str, str], base: str | None, coef: str | None, lines: float | None) -> Asked:
-    merges = {m.name: m for m in catalogue().values() if m.merge}
     name = method.replace("_", "-")
-    if ":" not in method and name not in merges:
-        other = name in catalogue() and catalogue()[name].room == "merge"
+    found = find(method) if ":" in method else named(name)
+    if found is None or (":" not in method and not found.merge):
+        merges = [m.name for m in catalogue().values() if m.merge]
         learns = " needs a task to learn from: run it with metier tune. (One change alone is compressed by metier delta compress.)"
-        why = learns if other else f" is no merge.{nearest(name, [*merges, RECIPES])}"
+        why = learns if found is not None and found.room == "merge" else f" is no merge.{nearest(name, [*merges, RECIPES])}"
         raise UserError(f"merge: {method!r}{why}")
-    found = find(method if ":" in method else name)
     own = [s.name for s in found.settings if s.name not in ("experts", "coef", "lines")]
     if unknown := [f for f in flags if f not in own]:
         known = [n.replace("_", "-") for n in own]

@@ -35,6 +35,8 @@ _SIGNATURES: dict[str, tuple[list[Any], Any]] = {
     "elect": ([_P, _I, _P, _I, _F, _N], None),
     "averaged": ([_P, _P, _P, _I, _F, _N], None),
     "divergence": ([_P, _P, _N, _N, _F, _P, _P], None),
+    "divergence_stored": ([_P, _P, _N, _N, _F, _P, _P], None),
+    "weighed_stored": ([_P, _P, _P, _N, _N, _P, _N], None),
     "weighed": ([_P, _P, _P, _N, _N, _P, _N], None),
     "chosen": ([_P, _P, _P, _N, _N, _F, _N], None),
     "variance": ([_P, _I, _P, _N], None),

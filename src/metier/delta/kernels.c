@@ -1,6 +1,6 @@
 /* The inner loops of merges, each over one slice that lies in a core's cache. Every loop does the very float32 operations that its
    counterpart in torch does, in the same order (compiled without contraction), so that both give the same bits.
-   See native.py and sums.py for the callers' side. Values are float32; uint16_t holds the bits of a bfloat16. */
+   See native.py, chance.py and sums.py for the callers' side. Values are float32; uint16_t holds the bits of a bfloat16. */
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
@@ -300,12 +300,12 @@ void elect(float *const *rows, int k, const float *coefs, int equal, float least
 
 /* What is done to a change before it is combined. If there are `divisors`, it is divided by them, and zero where they are. Else, if `drops`, what
    `kept` says is kept, times the factor. Else magnitudes are kept that are above `low`, or equal to it up to index `low_last`, and not above
-   `high`, nor equal to it up to `high_last`. */
+   `high`, nor equal to it up to `high_last`. What is left is cut at `limit`, of either sign. */
 typedef struct {
     int64_t drops, low_last, high_last;
     const uint8_t *kept;
     const float *divisors;
-    float low, high, factor, unused;
+    float low, high, factor, limit;
 } Step;
 
 static inline void divided(float *x, const float *divisors, int64_t n) {
@@ -336,6 +336,12 @@ static __attribute__((noinline)) void stepped(const Step *step, float *x, int64_
         float factor = step->factor;
         for (int i = 0; i < m; i++) x[i] = (kept[i] ? x[i] : 0.0f) * factor;
     }
+    float most = step->limit, least = -most;
+    if (most < INFINITY)
+        for (int i = 0; i < m; i++) {
+            float below = x[i] > most ? most : x[i];
+            x[i] = below < least ? least : below;
+        }
 }
 
 /* out = base + scale * the combination of k changes, as `added`; where base is NULL, of k tensors, as `rounded`. The combination is the sum
@@ -434,21 +440,32 @@ static double exponentials(const float *x, int64_t n, float *out) {
     return sum;
 }
 
-/* For each row of n: KL(softmax(second) || softmax(first)), `tiny` added to every probability; never below 0. room: for 2 n. */
-void divergence(const float *first, const float *second, int64_t rows, int64_t n, float tiny, float *room, float *out) {
+/* One row of n: KL(softmax(second) || softmax(first)), `tiny` added to every probability; never below 0. room: for 2 n. */
+static float diverged(const float *first, const float *second, int64_t n, float tiny, float *room) {
     float *p = room + n, *q = room;
+    float a = (float)(1 / exponentials(first, n, q)), b = (float)(1 / exponentials(second, n, p));
+    double lanes[LANES] = {0}, sum = 0;
+    for (int64_t i = 0; i < n; i++) {
+        float x = fmaf(p[i], b, tiny), y = fmaf(q[i], a, tiny);
+        p[i] = x * log_of(x / y);
+    }
+    for (int64_t i = 0; i + LANES <= n; i += LANES)
+        for (int l = 0; l < LANES; l++) lanes[l] += p[i + l];
+    for (int l = 0; l < LANES; l++) sum += lanes[l];
+    for (int64_t i = n / LANES * LANES; i < n; i++) sum += p[i];
+    return sum < 0 ? 0.0f : (float)sum;
+}
+
+void divergence(const float *first, const float *second, int64_t rows, int64_t n, float tiny, float *room, float *out) {
+    for (int64_t r = 0; r < rows; r++) out[r] = diverged(first + r * n, second + r * n, n, tiny, room);
+}
+
+/* The same of tensors that are stored. room: for 4 n. */
+void divergence_stored(const uint16_t *first, const uint16_t *second, int64_t rows, int64_t n, float tiny, float *room, float *out) {
+    float *x = room + 2 * n, *y = room + 3 * n;
     for (int64_t r = 0; r < rows; r++, first += n, second += n) {
-        float a = (float)(1 / exponentials(first, n, q)), b = (float)(1 / exponentials(second, n, p));
-        double lanes[LANES] = {0}, sum = 0;
-        for (int64_t i = 0; i < n; i++) {
-            float x = fmaf(p[i], b, tiny), y = fmaf(q[i], a, tiny);
-            p[i] = x * log_of(x / y);
-        }
-        for (int64_t i = 0; i + LANES <= n; i += LANES)
-            for (int l = 0; l < LANES; l++) lanes[l] += p[i + l];
-        for (int l = 0; l < LANES; l++) sum += lanes[l];
-        for (int64_t i = n / LANES * LANES; i < n; i++) sum += p[i];
-        out[r] = sum < 0 ? 0.0f : (float)sum;
+        for (int64_t i = 0; i < n; i++) x[i] = wide(first[i]), y[i] = wide(second[i]);
+        out[r] = diverged(x, y, n, tiny, room);
     }
 }
 
@@ -458,6 +475,15 @@ void weighed(const float *first, const float *second, const float *of_row, int64
         int64_t row = (start + i) / width, stop = (row + 1) * width - start;
         float weight = of_row[row];
         for (stop = stop < n ? stop : n; i < stop; i++) out[i] = fabsf(second[i] - first[i]) * weight;
+    }
+}
+
+/* As `weighed`, of tensors that are stored. */
+void weighed_stored(const uint16_t *first, const uint16_t *second, const float *of_row, int64_t width, int64_t start, float *out, int64_t n) {
+    for (int64_t i = 0; i < n;) {
+        int64_t row = (start + i) / width, stop = (row + 1) * width - start;
+        float weight = of_row[row];
+        for (stop = stop < n ? stop : n; i < stop; i++) out[i] = fabsf(wide(second[i]) - wide(first[i])) * weight;
     }
 }
 

@@ -28,7 +28,7 @@ _P, _I, _N, _F = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_float
 
 def between(base: Flat, tuned: Flat, out: Flat) -> bool:
     """out = tuned - base. base, tuned: (n,) bfloat16; out: (n,) float32."""
-    if (run := _for((base, BRAIN), (tuned, BRAIN), (out, SINGLE))) is None:
+    if (run := fitting((base, BRAIN), (tuned, BRAIN), (out, SINGLE))) is None:
         return False
     run.between(address(tuned), address(base), address(out), len(out))
     return True
@@ -36,7 +36,7 @@ def between(base: Flat, tuned: Flat, out: Flat) -> bool:
 
 def sampled(base: Flat, tuned: Flat, step: int, length: int) -> NDArray[np.float32] | None:
     """|tuned - base| in runs of `length`, one in every `step` entries: (runs, length). base, tuned: (n,) bfloat16."""
-    if (run := _for((base, BRAIN), (tuned, BRAIN))) is None:
+    if (run := fitting((base, BRAIN), (tuned, BRAIN))) is None:
         return None
     out = np.empty((len(base) // step, length), np.float32)
     run.sampled(address(tuned), address(base), step, len(out), length, address(out))
@@ -45,7 +45,7 @@ def sampled(base: Flat, tuned: Flat, step: int, length: int) -> NDArray[np.float
 
 def total(rows: Sequence[Flat], coefs: Sequence[float]) -> bool:
     """The sum of coef * row in the first of the rows, (n,) float32 each."""
-    if (run := _for(*((row, SINGLE) for row in rows))) is None:
+    if (run := fitting(*((row, SINGLE) for row in rows))) is None:
         return False
     run.total(_places(rows), (_F * len(rows))(*coefs), len(rows), len(rows[0]))
     return True
@@ -53,7 +53,7 @@ def total(rows: Sequence[Flat], coefs: Sequence[float]) -> bool:
 
 def gram(rows: Sequence[Flat], out: NDArray[np.float64]) -> bool:
     """out += the inner products of the rows, (n,) float32 each; out: (k, k)."""
-    if (run := _for(*((row, SINGLE) for row in rows))) is None:
+    if (run := fitting(*((row, SINGLE) for row in rows))) is None:
         return False
     run.gram(_places(rows), len(rows), len(rows[0]), address(out))
     return True
@@ -66,21 +66,21 @@ def gram_stored(base: NDArray[np.uint16] | None, tuned: Sequence[NDArray[np.uint
 
 def added(base: Flat, change: Flat, out: Flat) -> bool | None:
     """out = base + change, rounded once, entries whose change is 0 as they are: whether all of it is finite; None: not done."""
-    if (run := _for((base, BRAIN), (change, SINGLE), (out, BRAIN))) is None:
+    if (run := fitting((base, BRAIN), (change, SINGLE), (out, BRAIN))) is None:
         return None
     return not run.added(address(base), address(change), address(out), len(out))
 
 
 def rounded(values: Flat, out: Flat) -> bool | None:
     """out = values, rounded: whether all of it is finite; None: not done."""
-    if (run := _for((values, SINGLE), (out, BRAIN))) is None:
+    if (run := fitting((values, SINGLE), (out, BRAIN))) is None:
         return None
     return not run.rounded(address(values), address(out), len(out))
 
 
 def shrink(values: Flat, limit: float, out: Flat) -> bool:
     """out = values where |values| is above `limit` or not a number, else 0."""
-    if (run := _for((values, SINGLE), (out, SINGLE))) is None:
+    if (run := fitting((values, SINGLE), (out, SINGLE))) is None:
         return False
     run.shrink(address(values), limit, address(out), len(out))
     return True
@@ -122,7 +122,7 @@ class _Bracket(ctypes.Structure):
 def look(values: Flat | Pair, brackets: Sequence[Ends], rooms: NDArray[np.float32]) -> list[Counts] | None:
     """Magnitudes of a slice, or of a difference, against each bracket. rooms: (brackets, n), overwritten; None: not done."""
     pair = isinstance(values, Pair)
-    run = needed() if pair else _for((values, SINGLE), (rooms[0], SINGLE))
+    run = needed() if pair else fitting((values, SINGLE), (rooms[0], SINGLE))
     if run is None:
         return None
     places = (None, address(values.tuned), address(values.base)) if pair else (address(values), None, None)
@@ -153,7 +153,7 @@ def votes(coefs: Sequence[float]) -> tuple[bool, float]:
 def elect(stack: Sequence[Flat], coefs: Sequence[float]) -> bool:
     """The sign-elected mean of the rows in the first of them; the others are overwritten."""
     rows = [row.reshape(-1) if isinstance(row, np.ndarray) or row.is_contiguous() else row for row in stack]
-    if (run := _for(*((row, SINGLE) for row in rows))) is None:
+    if (run := fitting(*((row, SINGLE) for row in rows))) is None:
         return False
     run.elect(_places(rows), len(rows), (_F * len(rows))(*coefs), *votes(coefs), len(rows[0]))
     return True
@@ -161,7 +161,7 @@ def elect(stack: Sequence[Flat], coefs: Sequence[float]) -> bool:
 
 def averaged(rows: Sequence[Flat], coefs: Sequence[float], boosts: Sequence[float] | None, least: float) -> bool:
     """In the first row, the mean of coef * row over those above `least` there. boosts: a factor for each where it is alone."""
-    if (run := _for(*((row, SINGLE) for row in rows))) is None:
+    if (run := fitting(*((row, SINGLE) for row in rows))) is None:
         return False
     k = len(rows)
     run.averaged(_places(rows), (_F * k)(*coefs), None if boosts is None else (_F * k)(*boosts), k, least, len(rows[0]))
@@ -173,24 +173,35 @@ def divergence(first: Flat, second: Flat, width: int, tiny: float, out: NDArray[
 
     Exponentials and logarithms are this loop's own, right to about one unit in the last place as torch's are, but not the same bits.
     """
-    if (run := _for((first, SINGLE), (second, SINGLE))) is None:
+    if (run := fitting((first, SINGLE), (second, SINGLE))) is None:
         return False
     room = np.empty(2 * width, np.float32)
     run.divergence(address(first), address(second), len(out), width, tiny, address(room), address(out))
     return True
 
 
+def divergence_stored(pair: Pair, width: int, tiny: float, out: NDArray[np.float32]) -> None:
+    """The same, of stored tensors. base: the first."""
+    room = np.empty(4 * width, np.float32)
+    needed().divergence_stored(address(pair.base), address(pair.tuned), len(out), width, tiny, address(room), address(out))
+
+
 def weighed(first: Flat, second: Flat, of_row: NDArray[np.float32], width: int, start: int, out: Flat) -> bool:
     """out = |second - first| times the number of its row. start: which entry of the tensor they begin at."""
-    if (run := _for((first, SINGLE), (second, SINGLE), (out, SINGLE))) is None:
+    if (run := fitting((first, SINGLE), (second, SINGLE), (out, SINGLE))) is None:
         return False
     run.weighed(address(first), address(second), address(of_row), width, start, address(out), len(out))
     return True
 
 
+def weighed_stored(pair: Pair, of_row: NDArray[np.float32], width: int, start: int, out: NDArray[np.float32]) -> None:
+    """The same, of stored tensors."""
+    needed().weighed_stored(address(pair.base), address(pair.tuned), address(of_row), width, start, address(out), len(out))
+
+
 def chosen(first: Flat, second: Flat, of_row: NDArray[np.float32], width: int, start: int, least: float) -> bool:
     """first = second where what `weighed` says is at least `least`."""
-    if (run := _for((first, SINGLE), (second, SINGLE))) is None:
+    if (run := fitting((first, SINGLE), (second, SINGLE))) is None:
         return False
     run.chosen(address(first), address(second), address(of_row), width, start, least, len(first))
     return True
@@ -198,7 +209,7 @@ def chosen(first: Flat, second: Flat, of_row: NDArray[np.float32], width: int, s
 
 def variance(rows: Sequence[Flat], out: Flat) -> bool:
     """The mean over the rows, (n,) float32 each, of the squares around their mean."""
-    if (run := _for((out, SINGLE), *((row, SINGLE) for row in rows))) is None:
+    if (run := fitting((out, SINGLE), *((row, SINGLE) for row in rows))) is None:
         return False
     run.variance(_places(rows), len(rows), address(out), len(out))
     return True
@@ -206,7 +217,7 @@ def variance(rows: Sequence[Flat], out: Flat) -> bool:
 
 def select_varied(rows: Sequence[Flat], least: float, last: int) -> bool:
     """Zero in all rows, (n,) float32 each, where their variance is below `least`, or equal to it after index `last`."""
-    if (run := _for(*((row, SINGLE) for row in rows))) is None:
+    if (run := fitting(*((row, SINGLE) for row in rows))) is None:
         return False
     run.select_varied(_places(rows), len(rows), least, last, len(rows[0]))
     return True
@@ -214,7 +225,7 @@ def select_varied(rows: Sequence[Flat], least: float, last: int) -> bool:
 
 def erase(rows: Sequence[Flat], weights: Sequence[float]) -> bool:
     """In the first row, the mean, by weight, of those rows whose sign is that of their sum."""
-    if (run := _for(*((row, SINGLE) for row in rows))) is None:
+    if (run := fitting(*((row, SINGLE) for row in rows))) is None:
         return False
     run.erase(_places(rows), len(rows), (_F * len(rows))(*weights), least(weights), len(rows[0]))
     return True
@@ -229,64 +240,8 @@ def address(flat: Flat) -> int:
     return flat.__array_interface__["data"][0] if isinstance(flat, np.ndarray) else flat.data_ptr()
 
 
-def draw(generator: np.random.SFC64, out: NDArray[np.uint32]) -> bool:
-    """out = the next random bits of the generator, which stays where it is. out: (n,), n even."""
-    if (run := loops()) is None:
-        return False
-    state = _state(generator)
-    run.draw(address(state), address(out), len(out))
-    return True
-
-
-def draw_kept(generator: np.random.SFC64, split: int, rest: int, n: int, out: NDArray[np.uint8]) -> bool:
-    """out[:n] = 1 where the next random byte is below `split`, or equal to it and 32 bits are below `rest`; else 0.
-
-    The bits come after the bytes; the generator stays where it is. out: n, and room up to a multiple of 8.
-    """
-    if (run := loops()) is None:
-        return False
-    state = _state(generator)
-    run.draw_kept(address(state), split, rest, address(out), n)
-    return True
-
-
-def _state(generator: np.random.SFC64) -> NDArray[np.uint64]:
-    found: NDArray[np.uint64] = generator.state["state"]["state"]
-    return found
-
-
-def drop(values: Flat, kept: NDArray[np.uint8], factor: float) -> bool:
-    """Zero the values where `kept` is 0, multiply the others. values: (n,) float32; kept: (n,), 0 or 1."""
-    if (run := _for((values, SINGLE))) is None:
-        return False
-    run.drop(address(values), kept.ctypes.data, factor, len(values))
-    return True
-
-
-def thinning(
-    values: Flat, width: int, draws: NDArray[np.uint32], low: float, slope: float, rescale: bool, out: NDArray[np.float32]
-) -> bool:  # fmt: skip
-    """out = what `divide` divides each entry by: its probability to be kept, low + slope * its rank by magnitude in its row / (width - 1).
-
-    values: (rows * width,) float32; draws: as many uniform 32 bits; out: 0 where an entry is not kept, else 1 unless `rescale`.
-    """
-    if (run := _for((values, SINGLE), (out, SINGLE))) is None or width >= 1 << 31:
-        return False
-    room, keep, rows = np.empty(2 * width, np.uint64), np.empty(2 * width, np.float32), len(values) // width
-    run.thinning(address(values), rows, width, draws.ctypes.data, low, slope, rescale, room.ctypes.data, keep.ctypes.data, address(out))
-    return True
-
-
-def divide(values: Flat, divisors: NDArray[np.float32]) -> bool:
-    """Divide the values, (n,) float32; zero where the divisor is."""
-    if (run := _for((values, SINGLE), (divisors, SINGLE))) is None:
-        return False
-    run.divide(address(values), address(divisors), len(values))
-    return True
-
-
-def _for(*asked: tuple[Flat, str]) -> ctypes.CDLL | None:
-    """The loops, where they can work on these."""
+def fitting(*asked: tuple[Flat, str]) -> ctypes.CDLL | None:
+    """The loops, where they can work on these: flat arrays or tensors of one length, each of the type that is said."""
     n = len(asked[0][0])
     return loops() if all(len(flat) == n and _fits(flat, kind) for flat, kind in asked) else None
 

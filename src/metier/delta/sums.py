@@ -22,7 +22,7 @@ _F, _N, _P = ctypes.c_float, ctypes.c_int64, ctypes.c_void_p
 
 class Step(NamedTuple):
     """What the loops do to a slice of a change first: keep a band of magnitudes (see `select.Cut`), or what `kept` says, times a factor,
-    or what has a divisor, divided by it.
+    or what has a divisor, divided by it; then cut what is left at `limit`, of either sign.
 
     low, high: (value, last index of those equal to it that count as above), of the slice
     """
@@ -32,6 +32,7 @@ class Step(NamedTuple):
     kept: NDArray[np.uint8] | None = None
     factor: float = 1.0
     divisors: NDArray[np.float32] | None = None
+    limit: float = math.inf
 
 
 class Sum(NamedTuple):
@@ -96,7 +97,7 @@ def merged(terms: Sum, start: int, stop: int, out: NDArray[np.uint16], room: NDA
 
 class _Step(ctypes.Structure):
     _fields_ = (
-        ("drops", _N), ("low_last", _N), ("high_last", _N), ("kept", _P), ("divisors", _P), ("low", _F), ("high", _F), ("factor", _F), ("unused", _F),
+        ("drops", _N), ("low_last", _N), ("high_last", _N), ("kept", _P), ("divisors", _P), ("low", _F), ("high", _F), ("factor", _F), ("limit", _F),
     )  # fmt: skip
 
 
@@ -106,7 +107,7 @@ def _steps(steps: Sequence[Step], n: int) -> Any:
     if wrong := [len(own) for s in steps for own in (s.kept, s.divisors) if own is not None and len(own) != n]:
         raise IndexError(f"{n} entries; steps say something of {wrong}.")
     return (_Step * len(steps))(
-        *(_Step(int(s.kept is not None), s.low[1], s.high[1], _where(s.kept), _where(s.divisors), s.low[0], s.high[0], s.factor, 0)
+        *(_Step(int(s.kept is not None), s.low[1], s.high[1], _where(s.kept), _where(s.divisors), s.low[0], s.high[0], s.factor, s.limit)
           for s in steps)
     )  # fmt: skip
 

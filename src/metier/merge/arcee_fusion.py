@@ -25,10 +25,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metier.delta import native
-from metier.delta.entry import SLICE, Entry, is_plain
+from metier.delta.entry import SLICE, Entry, is_plain, sum_of
 from metier.delta.parts.span import stacks
 from metier.delta.scratch import stacked
 from metier.delta.select import largest
+from metier.delta.sums import alike
 from metier.delta.transform import At, Merge, identity, in_slices
 from metier.lazy import torch
 from metier.merge._needs import exactly, unweighted
@@ -62,15 +63,13 @@ def _plan(name: str, entries: Sequence[Entry]) -> _Plan:
     width = shape[-1] if shape else 1
     if n == 0:
         return _Plan(np.empty(0, np.float32), 1, 0.0)
-    found, row = np.empty(n // width, np.float32), 0
-    for a, b in stacks((first, second), width * max(1, SLICE // width)):
-        rows = found[row : row + len(a) // width]
-        if not native.divergence(a, b, width, TINY, rows):
-            rows[:] = _divergence(a.view(-1, width), b.view(-1, width)).numpy()
-        row += len(rows)
+    found, pair = _divergences(first, second, width), _stored(first, second)
 
     def part(start: int, stop: int, out: Any) -> Any:
         plain = isinstance(out, np.ndarray)
+        if pair is not None and plain:
+            native.weighed_stored(native.Pair(pair.base[start:stop], pair.tuned[start:stop]), found, width, start, out)
+            return out
         out = torch.empty(stop - start) if out is None else out
         with stacked(2, stop - start, plain=plain) as (a, b):
             first.part(start, stop, a), second.part(start, stop, b)
@@ -79,6 +78,28 @@ def _plan(name: str, entries: Sequence[Entry]) -> _Plan:
     importance = in_slices(shape, part, plain=is_plain(first) and is_plain(second))
     high, middle, low = map(np.float32, largest(importance, [n - int(np.float32(q) * np.float32(n - 1)) for q in reversed(QUARTILES)]))
     return _Plan(found, width, float(middle + np.float32(1.5) * (high - low)))
+
+
+def _stored(first: Entry, second: Entry) -> native.Pair | None:
+    """The bits of both experts' weights, where they are stored tensors that the loops read."""
+    stored = alike([sum_of(first), sum_of(second)])
+    return None if stored is None or stored[0].base is not None else native.Pair(*(t.tuned[0] for t in stored))
+
+
+def _divergences(first: Entry, second: Entry, width: int) -> NDArray[np.float32]:
+    """Of every row."""
+    n, many = first.shape.numel(), width * max(1, SLICE // width)
+    found, pair = np.empty(n // width, np.float32), _stored(first, second)
+    if pair is not None:
+        for start in range(0, n, many):
+            here = native.Pair(pair.base[start : start + many], pair.tuned[start : start + many])
+            native.divergence_stored(here, width, TINY, found[start // width : (start + many) // width])
+        return found
+    for start, (a, b) in zip(range(0, n, many), stacks((first, second), many), strict=True):
+        rows = found[start // width : (start + many) // width]
+        if not native.divergence(a, b, width, TINY, rows):
+            rows[:] = _divergence(a.view(-1, width), b.view(-1, width)).numpy()
+    return found
 
 
 def _combine(at: At, stack: Any, coefs: Sequence[float], plan: Any) -> Any:

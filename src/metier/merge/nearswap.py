@@ -22,6 +22,7 @@ import numpy as np
 
 from metier import check
 from metier.delta.parts.total import Total
+from metier.delta.sums import Step
 from metier.delta.transform import At, Merge, elementwise, identity
 from metier.merge._needs import exactly
 from metier.method import About
@@ -36,5 +37,5 @@ def nearswap(*, t: Annotated[float, "The most that an entry changes."] = 0.001) 
     def part(_: None, at: At, values: Any) -> Any:
         return np.clip(values, -t, t, out=values) if isinstance(values, np.ndarray) else values.clamp_(-t, t)
 
-    cut = elementwise(lambda _: None, part, local=True, plain=True)
+    cut = elementwise(lambda _: None, part, local=True, plain=True, step=lambda *_: Step(limit=t))
     return Merge(cut, Total(lambda coefs, plan: exactly("nearswap", coefs, 1)), identity())

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metier import check
-from metier.delta import native
+from metier.delta import chance
 from metier.delta.entry import PartOf
 from metier.delta.scratch import array
 from metier.delta.sums import Step
@@ -50,7 +50,7 @@ def drop(density: float, *, seed: int = 0, rescale: bool = True) -> Transform:
 
 def _only(values: Any, keep: NDArray[np.uint8], factor: float) -> None:
     """Zero, in place, where `keep` is 0; the others times the factor."""
-    if not native.drop(values, keep, factor):
+    if not chance.drop(values, keep, factor):
         values.view(torch.int32).bitwise_and_(torch.from_numpy(np.negative(keep.view(np.int8))).to(values.device))
         if factor != 1:
             values.mul_(factor)
@@ -68,7 +68,7 @@ def kept(key: str, density: float, at: At) -> Callable[[int, int], Iterator[tupl
             first, last = max(start, block * MANY), min(stop, (block + 1) * MANY)
             size = min(MANY, n - block * MANY)
             keep, source = array("drawn", -(-size // 8) * 8, np.uint8), _generator(key, block)
-            if not native.draw_kept(source, *whole, size, keep):
+            if not chance.draw_kept(source, *whole, size, keep):
                 _draw_kept(np.random.Generator(source), *whole, size, keep)
             yield first, last, keep[first - block * MANY : last - block * MANY]
 
@@ -76,7 +76,7 @@ def kept(key: str, density: float, at: At) -> Callable[[int, int], Iterator[tupl
 
 
 def _draw_kept(generator: np.random.Generator, split: int, rest: int, size: int, out: NDArray[np.uint8]) -> None:
-    """As `native.draw_kept`."""
+    """As `chance.draw_kept`."""
     draws = generator.integers(0, 2**64, -(-size // 8), dtype=np.uint64).view(np.uint8)[:size]
     places = np.flatnonzero(draws == split)
     np.less(draws, split, out=out[:size].view(np.bool_))
@@ -87,7 +87,7 @@ def uniform(key: str, start: int, stop: int) -> Iterator[tuple[int, int, NDArray
     """(first, last, draws): 32-bit uniform draws for the flat entries [start, stop), block by block; the next overwrites the one before."""
     for block in range(start // DRAWN, -(-stop // DRAWN)):
         draws, source = array("uniform", DRAWN, np.uint32), _generator(key, block)
-        if not native.draw(source, draws):
+        if not chance.draw(source, draws):
             draws[:] = np.random.Generator(source).integers(0, 2**64, DRAWN // 2, dtype=np.uint64).view(np.uint32)
         first, last = max(start, block * DRAWN), min(stop, (block + 1) * DRAWN)
         yield first, last, draws[first - block * DRAWN : last - block * DRAWN]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metier import check
-from metier.delta import native
+from metier.delta import chance
 from metier.delta.entry import PartOf
 from metier.delta.parts.drop import uniform
 from metier.delta.scratch import array
@@ -42,7 +42,7 @@ def drop_by_rank(density: float, epsilon: float, *, seed: int = 0, rescale: bool
             return values
         width, draws = _width(at), _draws(f"{seed}|{key}|{at.name}", at.start, at.start + len(values))
         divisors = array("divisors", len(values))
-        if native.thinning(values, width, draws, density - epsilon, 2 * epsilon, rescale, divisors) and native.divide(values, divisors):
+        if chance.thinning(values, width, draws, density - epsilon, 2 * epsilon, rescale, divisors) and chance.divide(values, divisors):
             return values
         kept = _keep(values.view(-1, width), density, epsilon).view(-1)
         drawn = torch.from_numpy((draws >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-24)).to(values.device)
@@ -55,7 +55,7 @@ def drop_by_rank(density: float, epsilon: float, *, seed: int = 0, rescale: bool
         first, last = at.start // width * width, -(-stop // width) * width  # whole rows
         values, divisors = part_of(first, last, array("ranked", last - first)), array(f"divisors {key}", last - first)
         draws = _draws(f"{seed}|{key}|{at.name}", first, last)
-        native.thinning(values, width, draws, density - epsilon, 2 * epsilon, rescale, divisors)
+        chance.thinning(values, width, draws, density - epsilon, 2 * epsilon, rescale, divisors)
         return Step(divisors=divisors[at.start - first : stop - first])
 
     return elementwise(lambda delta: delta.key, part, local=True, rows=True, plain=True, step=step)
