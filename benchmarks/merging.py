@@ -202,6 +202,7 @@ class Kept:
         files = [
             *sorted(f for f in (rooms / "delta").rglob("*") if f.suffix in (".py", ".c")),
             *sorted((rooms / "merge").glob("_*.py")),
+            *(rooms / f for f in ("method.py", "cli/main.py", "cli/merge.py")),
             *(rooms / f"merge/{r}.py" for r in ROWS),
         ]
         self.code = hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()[:12]
