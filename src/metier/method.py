@@ -26,6 +26,7 @@ from typing import Any, Literal
 from metier.errors import UserError, nearest
 from metier.progress import say
 
+ROOT = Path(__file__).parent
 MERGES = "metier.merge._method"  # what makes a method of a merge
 Place = Literal["in", "activations", "weights", "out"]
 ROOMS = ("prompt", "retrieve", "steer", "tune", "edit", "prefer", "route", "data", "agent", "decode", "merge")
@@ -192,9 +193,8 @@ def named(name: str) -> Method | None:
 
 @functools.cache
 def _ours(name: str) -> Method | None:
-    root, file = Path(__file__).parent, name.replace("-", "_") + ".py"
-    places = () if set(name) & set("_/*?[") else ((f, room) for room in ROOMS for f in sorted((root / room).rglob(file)))
-    found = next((m for f, room in places if (m := read(f, _module_name(f, root), room))), None)
+    file = "" if set(name) & set("_/*?[") else name.replace("-", "_") + ".py"
+    found = next((m for room in ROOMS if file for f in sorted((ROOT / room).rglob(file)) if (m := read(f, _module_name(f), room))), None)
     for point in metadata.entry_points(group="metier.methods", name=name) if found else ():
         _taken(point)
     return found
@@ -202,16 +202,14 @@ def _ours(name: str) -> Method | None:
 
 @functools.cache
 def _taken(point: metadata.EntryPoint) -> None:
-    module, _, function = point.value.partition(":")
-    own = function or point.name.replace("-", "_")
-    say(f"left out: method {point.name!r} of {module}: there is one of that name. Name it {module}:{own}.")
+    module, _, own = point.value.partition(":")
+    say(f"left out: method {point.name!r} of {module}: there is one of that name. Name it {module}:{own or point.name.replace('-', '_')}.")
 
 
 @functools.cache
 def catalogue() -> Mapping[str, Method]:
     """Every method: ours, then those of installed packages; sorted by room and name."""
-    root = Path(__file__).parent
-    ours = [m for room in ROOMS for f in sorted((root / room).rglob("*.py")) if (m := read(f, _module_name(f, root), room))]
+    ours = [m for room in ROOMS for f in sorted((ROOT / room).rglob("*.py")) if (m := read(f, _module_name(f), room))]
     methods = {m.name: m for m in ours}
     for point in sorted(metadata.entry_points(group="metier.methods")):
         module, _, function = point.value.partition(":")
@@ -222,8 +220,7 @@ def catalogue() -> Mapping[str, Method]:
             continue
         if point.name in methods:
             _taken(point)
-        else:
-            methods[point.name] = found
+        methods.setdefault(point.name, found)
     return types.MappingProxyType(methods)
 
 
@@ -249,8 +246,7 @@ def read(file: Path, module: str, room: str, name: str | None = None) -> Method 
         raise UserError(f"{file}: ABOUT and the defaults of the settings must be written as literal values ({error}).") from error
     if cls is None:
         facts = dataclasses.replace(facts, reads=(*facts.reads, "experts"))
-    doc = ast.get_docstring(tree) or ""
-    return Method(function.replace("_", "-"), room, module, function, file, doc, facts, fields, merge=cls is None)
+    return Method(function.replace("_", "-"), room, module, function, file, ast.get_docstring(tree) or "", facts, fields, merge=cls is None)
 
 
 def _target(node: ast.Assign | ast.AnnAssign) -> str:
@@ -282,24 +278,22 @@ def _arguments(function: ast.FunctionDef) -> tuple[Setting, ...]:
 
 @functools.cache
 def _of_all_merges() -> tuple[Setting, ...]:
-    file = Path(__file__).parent.joinpath(*MERGES.split(".")[1:]).with_suffix(".py")
+    file = ROOT.joinpath(*MERGES.split(".")[1:]).with_suffix(".py")
     tree = ast.parse(file.read_text(encoding="utf-8"))
     return _fields(next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Settings"))
 
 
-def _module_name(file: Path, root: Path) -> str:
-    return "metier." + ".".join(file.relative_to(root).with_suffix("").parts)
+def _module_name(file: Path) -> str:
+    return "metier." + ".".join(file.relative_to(ROOT).with_suffix("").parts)
 
 
 def _outside(name: str, module: str, function: str) -> Method:
     try:
-        spec = importlib.util.find_spec(module)
+        spec, why = importlib.util.find_spec(module), ""
     except (ImportError, ValueError) as error:
-        raise UserError(
-            f"method {name!r}: cannot find module {module!r} ({error}). Write module:function of an installed module."
-        ) from error
+        spec, why = None, f" ({error})"
     if spec is None or spec.origin is None:
-        raise UserError(f"method {name!r}: cannot find module {module!r}. Write module:function of an installed module.")
+        raise UserError(f"method {name!r}: cannot find module {module!r}{why}. Write module:function of an installed module.")
     method = read(Path(spec.origin), module, "outside", function)
     if method is None:
         raise UserError(f"method {name!r}: {spec.origin} defines no ABOUT = About(...).")

@@ -63,7 +63,8 @@ def _plan(name: str, entries: Sequence[Entry]) -> _Plan:
     width = shape[-1] if shape else 1
     if n == 0:
         return _Plan(np.empty(0, np.float32), 1, 0.0)
-    found, pair = _divergences(first, second, width), _stored(first, second)
+    pair = _stored(first, second)
+    found = _divergences(first, second, pair, width)
 
     def part(start: int, stop: int, out: Any) -> Any:
         plain = isinstance(out, np.ndarray)
@@ -86,10 +87,10 @@ def _stored(first: Entry, second: Entry) -> native.Pair | None:
     return None if stored is None or stored[0].base is not None else native.Pair(*(t.tuned[0] for t in stored))
 
 
-def _divergences(first: Entry, second: Entry, width: int) -> NDArray[np.float32]:
-    """Of every row."""
+def _divergences(first: Entry, second: Entry, pair: native.Pair | None, width: int) -> NDArray[np.float32]:
+    """Of every row. pair: the bits of both, where they are stored."""
     n, many = first.shape.numel(), width * max(1, SLICE // width)
-    found, pair = np.empty(n // width, np.float32), _stored(first, second)
+    found = np.empty(n // width, np.float32)
     if pair is not None:
         for start in range(0, n, many):
             here = native.Pair(pair.base[start : start + many], pair.tuned[start : start + many])
