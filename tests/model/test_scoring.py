@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -72,9 +74,39 @@ def test_which_models_do_not(name: str) -> None:
     assert found.caches == (name not in ("mamba", "jamba", "lfm2"))
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2", "mixtral"])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2", "mixtral", *OTHERS])
 def test_abilities_are_seen_in_bf16_too(name: str) -> None:
-    assert ability(model(name, torch.bfloat16)) == ability(model(name))
+    found, wanted = ability(model(name, torch.bfloat16)), ability(model(name))
+    assert (found.trees, found.caches, found.window) == (wanted.trees, wanted.caches, wanted.window)
+    assert found.plain_head == wanted.plain_head or name == "mamba"  # whose head is fed in another type
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("ignored", ["attention_mask", "position_ids"])
+def test_a_model_that_ignores_what_it_takes_reads_no_trees(ignored: str, dtype: torch.dtype) -> None:
+    made = copy.deepcopy(model("llama", dtype))
+    obedient = made.forward
+
+    def forward(*args: Any, position_ids: Any = None, attention_mask: Any = None, **options: Any) -> Any:
+        said = {"position_ids": position_ids, "attention_mask": attention_mask}
+        return obedient(*args, **(said | {ignored: None}), **options)
+
+    made.forward = forward
+    assert not ability(made).trees
+
+
+def test_tokens_that_tell_nothing_are_not_asked_again() -> None:
+    """In bfloat16 the first tokens' answers lie as near as its rounding; later ones tell."""
+    asked: list[Tensor] = []
+
+    def way(_: Any, ids: Tensor) -> bool:
+        asked.append(ids)
+        wanted = torch.full((5,), 8.0)
+        return abilities._like(wanted.bfloat16(), wanted, wanted + (0.09 if len(asked) < 3 else 1.0))
+
+    assert abilities._holds(way, model("llama", torch.bfloat16))
+    assert len(asked) == 3
+    assert len({tuple(ids.tolist()) for ids in asked}) == 3
 
 
 def test_a_model_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,9 +192,7 @@ def test_a_real_model(shared: Path, dtype: str) -> None:
     if not folder.is_dir():
         pytest.skip(f"no {folder}")
     one = Specialist(load_base(folder, dtype=dtype, device="cpu"))
-    # In bfloat16 what tells a model that obeys from one that ignores is, of these logits, as small as their rounding: on some processors the
-    # trial fails and rows are read the plain way. The scores are the same.
-    assert ability(one.base.model).trees or dtype == "bfloat16"
+    assert ability(one.base.model).trees
     shots = (("The dog ran and played all day.", "happy"), ("Lily lost her doll and cried.", "very sad"))
     queries = ["Tom got a big red ball.", "It was dark and cold.", "She fell."]
     asked = [Prompt(q, "How do they feel?", shots) for q in queries]
