@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
-from metier.delta import Between, Checkpoint, Delta, Merge, compiled, diff, full, native, run, select
+from metier.delta import Between, Checkpoint, Delta, Merge, compiled, diff, full, merged, native, run, select
 from metier.delta.parts import drop, elect_sign_mean, span
 from metier.delta.parts.drop_by_rank import drop_by_rank
 from metier.delta.select import Cut
@@ -34,6 +34,7 @@ from metier.merge.della import della
 from metier.merge.karcher import karcher
 from metier.merge.linear import linear
 from metier.merge.model_stock import model_stock
+from metier.merge.passthrough import passthrough
 from metier.merge.ram import ram
 from metier.merge.sce import _combine, _Plan, sce
 from metier.merge.slerp import slerp
@@ -349,8 +350,8 @@ main()
 
 @needs_loops
 @pytest.mark.parametrize("words", ["linear", "slerp --t 0.3", "ties --density 0.2", "dare-ties --density 0.3", "breadcrumbs --density 0.2", "karcher",
-                                   "model-stock", "ram", "arcee-fusion", "nearswap", "passthrough --scale 0.5", "sce --density 0.2", "sce --density 1",
-                                   "della --density 0.5", "della-linear --density 0.4"])  # fmt: skip
+                                   "model-stock", "ram", "arcee-fusion", "nearswap", "passthrough", "passthrough --scale 0.5", "sce --density 0.2",
+                                   "sce --density 1", "della --density 0.5", "della-linear --density 0.4"])  # fmt: skip
 def test_merges_of_stored_weights_need_no_torch(words: str, tmp_path: Path) -> None:
     checkpoints(tmp_path)
     name, *flags = words.split()
@@ -361,6 +362,19 @@ def test_merges_of_stored_weights_need_no_torch(words: str, tmp_path: Path) -> N
         assert all(float((a.float() != b.float()).float().mean()) < 1e-3 for a, b in zip(*(o.values() for o in outs), strict=True))
     else:
         assert all(torch.equal(a, b) for a, b in zip(*(o.values() for o in outs), strict=True))
+
+
+def test_passthrough_is_the_expert_bit_for_bit(tmp_path: Path) -> None:
+    """Its zeros keep their sign, and what the base's size would round away stays."""
+    for folder, value in ((0, [1.0, 0.0, -0.0, 3e4, 1.0]), (1, [2.0, -0.0, 0.0, 1e-30, 1.0])):
+        (tmp_path / str(folder)).mkdir()
+        save_file({"w": torch.tensor(value, dtype=torch.bfloat16)}, tmp_path / str(folder) / "model.safetensors")
+    merge, expert = passthrough(), Checkpoint(tmp_path / "1")
+    run(merge, Checkpoint(tmp_path / "0"), [full(expert)], tmp_path / "out")
+    found = Checkpoint(tmp_path / "out")["w"]
+    assert torch.equal(found.view(torch.int16), expert["w"].view(torch.int16))
+    with pytest.raises(UserError, match="takes no coef"):
+        merged(merge, [full(expert)], coefs=[0.5])["w"].dense()
 
 
 @needs_loops

@@ -8,6 +8,18 @@
 #define CHUNK 1024
 #define LANES 32
 
+#ifdef __AVX512F__ /* what the processor holds in one register: compilers take wider vectors apart, entry by entry */
+#define WIDTH 16
+#elif defined(__AVX2__)
+#define WIDTH 8
+#else
+#define WIDTH 4
+#endif
+typedef float Lanes __attribute__((vector_size(4 * WIDTH), aligned(4), may_alias));
+typedef int32_t Bits __attribute__((vector_size(4 * WIDTH), aligned(4), may_alias));
+typedef double Doubles __attribute__((vector_size(4 * WIDTH), aligned(8), may_alias));
+#define HALF (WIDTH / 2)
+
 #ifndef FP_FAST_FMAF /* a processor without it would take a hundred times as long, and torch rounds twice there as well */
 #define fmaf(a, b, c) ((a) * (b) + (c))
 #endif
@@ -19,13 +31,20 @@ static inline float wide(uint16_t b) {
     return f;
 }
 
-/* To nearest, ties to even; not a number stays one. */
-static inline uint16_t narrow(float f) {
+static inline uint32_t bits_of(float f) {
     uint32_t u;
     memcpy(&u, &f, 4);
-    uint32_t near = (u + 0x7FFFu + ((u >> 16) & 1u)) >> 16;
-    return f != f ? 0x7FC0u : (uint16_t)near;
+    return u;
 }
+
+/* The bits of f, rounded to those of a bfloat16 in the upper half (the lower one is to be dropped): to nearest, ties to even; not a number
+   stays one. */
+static inline uint32_t nearest(float f) {
+    uint32_t u = bits_of(f), near = u + 0x7FFFu + ((u >> 16) & 1u);
+    return f != f ? 0x7FC00000u : near;
+}
+
+#define TOO_LARGE 0x7F7F8000 /* the bits of the least magnitude that rounds to infinity */
 
 /* out = tuned - base */
 void between(const uint16_t *tuned, const uint16_t *base, float *out, int64_t n) {
@@ -56,7 +75,8 @@ static inline void sum_of(const uint16_t *base, const uint16_t *const *tuned, co
         else
             for (int i = 0; i < m; i++) out[i] = fmaf(c, wide(x[i]), out[i]);
     }
-    for (int i = 0; i < m; i++) out[i] *= scale;
+    if (scale != 1)
+        for (int i = 0; i < m; i++) out[i] *= scale;
 }
 
 void summed(const uint16_t *base, const uint16_t *const *tuned, const float *factors, int k, float scale, float *out, int64_t n) {
@@ -76,24 +96,25 @@ void sampled(const uint16_t *tuned, const uint16_t *base, int64_t step, int64_t 
 
 /* out = base + change, rounded once; a change of 0 leaves an entry as it is. Returns whether an entry of out is not finite. */
 int added(const uint16_t *base, const float *change, uint16_t *out, int64_t n) {
-    uint16_t bad = 0;
+    int32_t most = 0;
     for (int64_t i = 0; i < n; i++) {
-        uint16_t sum = narrow(wide(base[i]) + change[i]);
-        sum = change[i] == 0 ? base[i] : sum;
-        out[i] = sum;
-        bad |= (sum & 0x7F80u) == 0x7F80u;
+        float before = wide(base[i]), sum = before + change[i];
+        int32_t size = (int32_t)(bits_of(sum) & 0x7FFFFFFFu);
+        most = size > most ? size : most;
+        out[i] = (uint16_t)((change[i] == 0 ? bits_of(before) : nearest(sum)) >> 16);
     }
-    return bad;
+    return most >= TOO_LARGE;
 }
 
 /* out = values, rounded. Returns whether an entry of out is not finite. */
 int rounded(const float *values, uint16_t *out, int64_t n) {
-    uint16_t bad = 0;
+    int32_t most = 0;
     for (int64_t i = 0; i < n; i++) {
-        out[i] = narrow(values[i]);
-        bad |= (out[i] & 0x7F80u) == 0x7F80u;
+        int32_t size = (int32_t)(bits_of(values[i]) & 0x7FFFFFFFu);
+        most = size > most ? size : most;
+        out[i] = (uint16_t)(nearest(values[i]) >> 16);
     }
-    return bad;
+    return most >= TOO_LARGE;
 }
 
 /* rows[0] = the sum of coef * row, as in `summed`. */
@@ -113,10 +134,12 @@ static inline void gram_of(double (*rows)[CHUNK], int k, int m, double *out) {
     for (int r = 0; r < k; r++)
         for (int s = 0; s <= r; s++) {
             const double *x = rows[r], *y = rows[s];
-            double lanes[LANES] = {0}, sum = 0;
+            Doubles lanes[LANES / HALF] = {0};
+            double sum = 0;
             for (int i = 0; i < whole; i += LANES)
-                for (int l = 0; l < LANES; l++) lanes[l] += x[i + l] * y[i + l];
-            for (int l = 0; l < LANES; l++) sum += lanes[l];
+#pragma GCC unroll 16 /* so that they stay in registers */
+                for (int l = 0; l < LANES / HALF; l++) lanes[l] += *(const Doubles *)(x + i + l * HALF) * *(const Doubles *)(y + i + l * HALF);
+            for (int l = 0; l < LANES; l++) sum += lanes[l / HALF][l % HALF];
             for (int i = whole; i < m; i++) sum += x[i] * y[i];
             out[r * k + s] += sum;
             if (s < r) out[s * k + r] += sum;
@@ -165,12 +188,6 @@ static inline int64_t positions(const uint8_t *found, int64_t m, int32_t *at) {
             if (bits & 1) at[count++] = (int32_t)k;
     }
     return count;
-}
-
-static inline uint32_t bits_of(float f) {
-    uint32_t u;
-    memcpy(&u, &f, 4);
-    return u;
 }
 
 /* Magnitudes against a bracket: how many are above high, equal to high, equal to low, and which are inside (held, of which there are `within`),
@@ -256,19 +273,9 @@ void ranked(const float *const *parts, const int64_t *lengths, int64_t count, in
     }
 }
 
-#ifdef __AVX512F__ /* what the processor holds in one register: compilers take wider vectors apart, entry by entry */
-#define WIDTH 16
-#elif defined(__AVX2__)
-#define WIDTH 8
-#else
-#define WIDTH 4
-#endif
-typedef float Lanes __attribute__((vector_size(4 * WIDTH), aligned(4), may_alias));
-typedef int32_t Bits __attribute__((vector_size(4 * WIDTH), aligned(4), may_alias));
-
 /* rows[0] = mean, weighted by |coef|, of the entries coef * row whose sign is that of their sum; 0 where none is. equal: all |coefs| are the
    same. least: what 0 is divided by where no entry agrees. */
-static inline void elect_lanes(float *const *rows, int k, const float *coefs, int equal, float least, int64_t i) {
+static inline __attribute__((always_inline)) void elect_lanes(float *const *rows, int k, const float *coefs, int equal, float least, int64_t i) {
     const Lanes none = {0};
     float one = fabsf(coefs[0]) == 0 ? 1.0f : fabsf(coefs[0]), floor = equal ? 1.0f : least, times = equal ? one : 1.0f;
     Lanes total = *(Lanes *)(rows[0] + i) * coefs[0], sum = none, weight = none;
@@ -276,18 +283,31 @@ static inline void elect_lanes(float *const *rows, int k, const float *coefs, in
     Lanes sign = (Lanes)(((total > none) & (Bits)(none + 1.0f)) | ((total < none) & (Bits)(none - 1.0f)) | ((total != total) & (Bits)total));
     for (int r = 0; r < k; r++) {
         Lanes size = *(Lanes *)(rows[r] + i) * coefs[r] * sign;
-        size = (Lanes)((Bits)size & ~(size < none));
-        weight += (Lanes)((size > none) & (Bits)(none + (equal ? 1.0f : fabsf(coefs[r]))));
-        sum += size;
+        Bits agrees = size > none; /* not where it is not a number: the sign is none then either */
+        weight += (Lanes)(agrees & (Bits)(none + (equal ? 1.0f : fabsf(coefs[r]))));
+        sum += (Lanes)(agrees & (Bits)size);
     }
     Bits low = weight < none + floor;
     weight = (Lanes)((low & (Bits)(none + floor)) | (~low & (Bits)weight)) * times;
     *(Lanes *)(rows[0] + i) = sum / weight * sign;
 }
 
+static inline __attribute__((always_inline)) void elect_whole(float *const *rows, int k, const float *coefs, int equal, float least, int64_t n) {
+    for (int64_t i = 0; i < n; i += WIDTH) elect_lanes(rows, k, coefs, equal, least, i);
+}
+
 void elect(float *const *rows, int k, const float *coefs, int equal, float least, int64_t n) {
     int64_t whole = n / WIDTH * WIDTH;
-    for (int64_t i = 0; i < whole; i += WIDTH) elect_lanes(rows, k, coefs, equal, least, i);
+    if (k == 2) { /* numbers that are known beforehand, and stay in registers, make it twice as fast */
+        float *const two[2] = {rows[0], rows[1]};
+        const float own[2] = {coefs[0], coefs[1]};
+        elect_whole(two, 2, own, equal, least, whole);
+    } else if (k == 3) {
+        float *const three[3] = {rows[0], rows[1], rows[2]};
+        const float own[3] = {coefs[0], coefs[1], coefs[2]};
+        elect_whole(three, 3, own, equal, least, whole);
+    } else
+        elect_whole(rows, k, coefs, equal, least, whole);
     if (whole == n) return;
     float rest[k][WIDTH], *places[k];
     for (int r = 0; r < k; r++) {
@@ -364,7 +384,8 @@ int merged(const uint16_t *base, const uint16_t *const *tuned, const float *fact
                 elect(rows, k, factors, equal, least, m);
             else
                 total(rows, factors, k, m);
-            for (int i = 0; i < m; i++) room[i] *= scale;
+            if (scale != 1)
+                for (int i = 0; i < m; i++) room[i] *= scale;
         }
         bad |= base ? added(base + start, room, out + start, m) : rounded(room, out + start, m);
     }
