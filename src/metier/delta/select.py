@@ -23,7 +23,7 @@ from metier.delta.kinds import Between
 from metier.delta.scratch import array, scratch
 from metier.lazy import torch
 
-SAMPLE = 1 << 15  # entries in a sample, at most; a 64th of them all in smaller tensors
+SAMPLE = 1 << 17  # entries in a sample, at most; a 64th of them all in smaller tensors
 RUN = 1 << 10  # of them neighbours
 SHORT = 1 << 4  # neighbours, where more runs cost little: as entries of a row are alike, many short ones say more
 DIRECT = 1 << 16  # tensors up to this size are selected from as a whole
