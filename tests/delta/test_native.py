@@ -373,7 +373,7 @@ def test_passthrough_is_the_expert_bit_for_bit(tmp_path: Path) -> None:
     run(merge, Checkpoint(tmp_path / "0"), [full(expert)], tmp_path / "out")
     found = Checkpoint(tmp_path / "out")["w"]
     assert torch.equal(found.view(torch.int16), expert["w"].view(torch.int16))
-    with pytest.raises(UserError, match="takes no coef"):
+    with pytest.raises(UserError, match="takes no coef of its experts"):
         merged(merge, [full(expert)], coefs=[0.5])["w"].dense()
 
 

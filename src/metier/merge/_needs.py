@@ -23,7 +23,7 @@ def exactly(name: str, stack: Stack, count: int) -> Stack:
 def unweighted(name: str, coefs: Sequence[float]) -> None:
     """Raises UserError where an expert has a coefficient other than 1."""
     if any(c != 1 for c in coefs):
-        raise UserError(f"{name}: finds the weights of its experts itself and takes no coef; got {list(coefs)}. Leave coef out.")
+        raise UserError(f"{name}: takes no coef of its experts; got {list(coefs)}. Leave coef out.")
 
 
 def scaled(stack: Tensor, coefs: Sequence[float]) -> Tensor:
