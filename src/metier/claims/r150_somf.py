@@ -33,9 +33,9 @@ CLAIM = Claim(
     limits="Harm is stood in for by a benign rule of a generated world, and the loss of it is made by compliant answers among the training data, since "
     "the cipher alone hardly touches it. One expert is fused, not several. Steps and step size of SOMF were chosen on seed 0 before the run, not by "
     "its test; the factors of the other repairs are searched on dev. The paper's baselines are other ones.",
-    seeds=5,
+    seeds=20,
     trials=5,
-    minutes=5,
+    minutes=24,
     version=2,
 )
 
