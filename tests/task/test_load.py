@@ -257,6 +257,8 @@ def test_worlds_are_loaded_by_name() -> None:
     assert task.train or task.dev
     with pytest.raises(UserError, match="facts"):
         load_task("world:fact")
+    with pytest.raises(UserError, match=r"world:intents: is a task, not a world\. Say world:classification/intents\."):
+        load_task("world:intents")
 
 
 def test_a_folder_without_splits_or_with_two_of_one_is_refused(tmp_path: Path) -> None:

@@ -259,8 +259,10 @@ def _restated(task: Task, overrides: Mapping[str, Any] | None) -> Task:
 
 
 def _world_task(name: str, seed: int) -> Task:
-    from metier.worlds import world
+    from metier.worlds import WORLDS, world
 
     world_name, _, task_name = name.partition("/")
+    if world_name not in WORLDS and (homes := [f"world:{w}/{world_name}" for w in WORLDS if world_name in world(w).sheets()]):
+        raise UserError(f"world:{name}: is a task, not a world. Say {' or '.join(homes)}.")
     made = world(world_name, seed=seed)
     return made.task(task_name or next(iter(made.sheets())))
