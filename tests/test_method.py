@@ -185,7 +185,7 @@ def test_what_is_no_method_is_refused(package: Path, name: str, source: str | No
 
 def test_settings_without_a_default_are_asked_for(package: Path) -> None:
     (package / "a.py").write_text(GOOD.replace("count: int = 3", "count: int"))
-    with pytest.raises(UserError, match="needs the settings count"):
+    with pytest.raises(UserError, match=r"needs --count \(compare: --set "):
         find("stranger_pkg.a:outsider").configure({"mode": "b"})
 
 

@@ -125,8 +125,10 @@ class Method:
         except UserError as error:
             raise UserError(f"method {self.name}: {error}") from error
         except TypeError as error:
-            lacking = sorted(s.name for s in self.settings if s.default is dataclasses.MISSING and s.name not in values)
-            raise UserError(f"method {self.name}: needs the settings {', '.join(lacking)}.") from error
+            lacking = (s.name for s in self.settings if s.default is dataclasses.MISSING and s.name not in values)
+            raise UserError(
+                f"method {self.name}: needs {', '.join(f'--{n} (compare: --set {self.name}.{n}=...)' for n in lacking)}."
+            ) from error
 
 
 def convert(value: Any, wanted: Any) -> Any:

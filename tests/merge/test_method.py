@@ -69,7 +69,7 @@ def test_settings_of_a_merge_from_text() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "method ties: needs the settings experts"),
+        ({}, r"method ties: needs --experts \(compare: --set ties.experts=...\)."),
         ({"experts": ""}, "ties: takes at least 1 expert; got 0"),
         ({"experts": "a", "density": "20"}, "write 0.2 for 20 %"),
         ({"experts": "a", "coef": "1,2"}, "2 coefficients for 1 experts"),
@@ -84,7 +84,7 @@ def test_wrong_settings_of_a_merge_are_told(settings: dict[str, str], message: s
 
 def test_a_comparison_tries_merges_only_where_they_are_named(tmp_path: Path) -> None:
     assert not set(DEFAULT_METHODS) & {n for n, m in catalogue().items() if m.merge}
-    with pytest.raises(UserError, match="needs the settings experts"):
+    with pytest.raises(UserError, match="needs --experts"):
         chosen_methods(["ties"], {})
     chosen, fixed = chosen_methods(["ties", "linear"], {"ties": {"experts": "A,B"}, "linear": {"experts": "A,B"}})
     assert chosen == ["zero-shot", "ties", "linear"] and fixed["ties"] == {"experts": ("A", "B")}
