@@ -126,9 +126,8 @@ class Method:
             raise UserError(f"method {self.name}: {error}") from error
         except TypeError as error:
             lacking = (s.name for s in self.settings if s.default is dataclasses.MISSING and s.name not in values)
-            raise UserError(
-                f"method {self.name}: needs {', '.join(f'--{n} (compare: --set {self.name}.{n}=...)' for n in lacking)}."
-            ) from error
+            said = ", ".join(f"--{name} (compare: --set {self.name}.{name}=...)" for name in lacking)
+            raise UserError(f"method {self.name}: needs {said}.") from error
 
 
 def convert(value: Any, wanted: Any) -> Any:
@@ -271,8 +270,7 @@ def _arguments(function: ast.FunctionDef) -> tuple[Setting, ...]:
     for argument, default in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True):
         kind, text = argument.annotation, ""
         if isinstance(kind, ast.Subscript) and ast.unparse(kind.value) == "Annotated" and isinstance(kind.slice, ast.Tuple):
-            written, *help_ = kind.slice.elts
-            kind, text = written, ast.literal_eval(help_[0])
+            kind, text = kind.slice.elts[0], ast.literal_eval(kind.slice.elts[1])
         value = ast.literal_eval(default) if default is not None else dataclasses.MISSING
         found.append(Setting(argument.arg, ast.unparse(kind) if kind else "", value, " ".join(text.split())))
     return tuple(found)
