@@ -270,7 +270,7 @@ def _arguments(function: ast.FunctionDef) -> tuple[Setting, ...]:
     for argument, default in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True):
         kind, text = argument.annotation, ""
         if isinstance(kind, ast.Subscript) and ast.unparse(kind.value) == "Annotated" and isinstance(kind.slice, ast.Tuple):
-            kind, text = kind.slice.elts[0], ast.literal_eval(kind.slice.elts[1])
+            text, kind = ast.literal_eval(kind.slice.elts[1]), kind.slice.elts[0]
         value = ast.literal_eval(default) if default is not None else dataclasses.MISSING
         found.append(Setting(argument.arg, ast.unparse(kind) if kind else "", value, " ".join(text.split())))
     return tuple(found)
