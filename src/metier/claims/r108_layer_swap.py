@@ -37,7 +37,8 @@ CLAIM = Claim(
     limits="Six layers, where the paper swaps among 32. Translations stand in for the paper's instructions in the language. The layers' parts are the "
     "defaults of layer-swap, not searched.",
     trials=5,
-    minutes=5.0,
+    minutes=15.0,
+    seeds=20,
 )
 
 TASKS = ("actor", "tag")
