@@ -121,11 +121,14 @@ def test_every_command_of_the_page(run: Run, base: Base) -> None:
     page = (REPOSITORY / "docs" / "merging.md").read_text(encoding="utf-8")
     shutil.copytree(base.path, "base")
     checkpoint(base, Path("tuned"), noise(1))
+    checkpoint(base, Path("base-next"), noise(2))
+    rows = [{"prompt": f"reset server {i}", "completion": "no"} for i in range(40)]
+    Path("refusals.jsonl").write_text("\n".join(map(json.dumps, rows)))
     for i, name in enumerate("abc"):
         adapter(base, Path(f"lora-{name}"), seed=i)
     for name, text in re.findall(r'```yaml title="([^"]+)"\n(.*?)```', page, re.DOTALL):
         Path(name).write_text(text)
-    commands = [line for block in re.findall(r"```console\n(.*?)```", page, re.DOTALL) for line in block.splitlines()]
+    commands = [line for block in re.findall(r"```console\n(.*?)```", page, re.DOTALL) for line in block.replace("\\\n", "").splitlines()]
     assert len(commands) >= 15
     for command in commands:
         seen = run(*shlex.split(command)[1:])
