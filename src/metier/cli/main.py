@@ -19,15 +19,15 @@ from metier.errors import Failed, UserError, out_of_memory
 HELP = "Give a pretrained model a trade: specialise it in every way, measure each way alike, keep the best."
 
 
-def make_app() -> typer.Typer:
-    """The application with every verb of this folder."""
+def make_app(verb: str | None = None) -> typer.Typer:
+    """The application with every verb of this folder, or with this one alone, where there is a file of its name (0.1 s sooner)."""
     app = typer.Typer(
         name="metier", help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
     )  # fmt: skip
-    for file in sorted(Path(__file__).parent.glob("*.py")):
-        if file.stem not in ("__init__", "main", "options"):
-            importlib.import_module(f"metier.cli.{file.stem}").register(app)
+    verbs = sorted({file.stem for file in Path(__file__).parent.glob("*.py")} - {"__init__", "main", "options"})
+    for name in [verb] if verb in verbs else verbs:
+        importlib.import_module(f"metier.cli.{name}").register(app)
 
     @app.callback(invoke_without_command=True)
     def _top(version: bool = typer.Option(False, "--version", help="Print the version and stop.")) -> None:
@@ -47,7 +47,9 @@ def main() -> None:
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # where 'module:function' of a method of one's own is looked for, after everything installed
     try:
-        code = make_app()(prog_name="metier", standalone_mode=False)  # click turns some exceptions into a returned exit code
+        code = make_app(next(iter(sys.argv[1:]), None))(
+            prog_name="metier", standalone_mode=False
+        )  # click turns some exceptions into a returned exit code
     except UserError as error:
         _end(f"error: {error}", 2)
     except Failed as error:

@@ -42,9 +42,8 @@ _SIGNATURES: dict[str, tuple[list[Any], Any]] = {
     "variance": ([_P, _I, _P, _N], None),
     "select_varied": ([_P, _I, _F, _N, _N], None),
     "erase": ([_P, _I, _P, _F, _N], None),
-    "draw": ([_P, _P, _N], None),
-    "draw_kept": ([_P, ctypes.c_uint16, ctypes.c_uint64, _P, _N], None),
-    "drop": ([_P, _P, _F, _N], None),
+    "draw": ([_P, _N, _P, _N], None),
+    "drop": ([_P, _P, _N, ctypes.c_uint32, _F, _N], None),
     "thinning": ([_P, _N, _N, _P, _F, _F, _I, _P, _P, _P], None),
     "divide": ([_P, _P, _N], None),
 }

@@ -7,6 +7,7 @@
 
 #define CHUNK 1024
 #define LANES 32
+#define ADDENDS 4 /* how many entries of a row of products are added up side by side */
 
 #ifdef __AVX512F__ /* what the processor holds in one register: compilers take wider vectors apart, entry by entry */
 #define WIDTH 16
@@ -17,7 +18,7 @@
 #endif
 typedef float Lanes __attribute__((vector_size(4 * WIDTH), aligned(4), may_alias));
 typedef int32_t Bits __attribute__((vector_size(4 * WIDTH), aligned(4), may_alias));
-typedef double Doubles __attribute__((vector_size(4 * WIDTH), aligned(8), may_alias));
+typedef uint64_t Words __attribute__((vector_size(4 * WIDTH), aligned(4), may_alias));
 #define HALF (WIDTH / 2)
 
 #ifndef FP_FAST_FMAF /* a processor without it would take a hundred times as long, and torch rounds twice there as well */
@@ -128,50 +129,53 @@ void total(float *const *rows, const float *coefs, int k, int64_t n) {
     }
 }
 
-/* out (k, k) += the inner products of m <= CHUNK entries of the rows, in float64. */
-static inline void gram_of(double (*rows)[CHUNK], int k, int m, double *out) {
-    int whole = m / LANES * LANES;
+/* out (k, k) += the inner products of the rows' first m entries, in float64: m / ADDENDS of them in a row, and those sums one after another. */
+static inline __attribute__((always_inline)) void products(double (*rows)[CHUNK], int k, int m, double *out) {
+    enum { MANY = HALF < ADDENDS ? HALF : ADDENDS, PARTS = ADDENDS / MANY };
+    typedef double Part __attribute__((vector_size(8 * MANY), aligned(8), may_alias));
+    Part sums[k][k][PARTS];
+    memset(sums, 0, sizeof sums);
+    for (int i = 0; i < m; i += ADDENDS)
+        for (int r = 0; r < k; r++)
+            for (int s = 0; s <= r; s++)
+                for (int p = 0; p < PARTS; p++) sums[r][s][p] += ((const Part *)(rows[r] + i))[p] * ((const Part *)(rows[s] + i))[p];
     for (int r = 0; r < k; r++)
         for (int s = 0; s <= r; s++) {
-            const double *x = rows[r], *y = rows[s];
-            Doubles lanes[LANES / HALF] = {0};
             double sum = 0;
-            for (int i = 0; i < whole; i += LANES)
-#pragma GCC unroll 16 /* so that they stay in registers */
-                for (int l = 0; l < LANES / HALF; l++) lanes[l] += *(const Doubles *)(x + i + l * HALF) * *(const Doubles *)(y + i + l * HALF);
-            for (int l = 0; l < LANES; l++) sum += lanes[l / HALF][l % HALF];
-            for (int i = whole; i < m; i++) sum += x[i] * y[i];
+            for (int l = 0; l < ADDENDS; l++) sum += sums[r][s][l / MANY][l % MANY];
             out[r * k + s] += sum;
             if (s < r) out[s * k + r] += sum;
         }
 }
 
-/* out (k, k) += the inner products of the rows. */
-void gram(float *const *rows, int k, int64_t n, double *out) {
+/* out (k, k) += the inner products of the rows, or of k tensors (less the base where there is one), which are stored. */
+static void grams(float *const *rows, const uint16_t *base, const uint16_t *const *tuned, int k, int64_t n, double *out) {
     double here[k][CHUNK];
     for (int64_t start = 0; start < n; start += CHUNK) {
-        int m = (int)(n - start < CHUNK ? n - start : CHUNK);
-        for (int r = 0; r < k; r++)
-            for (int i = 0; i < m; i++) here[r][i] = rows[r][start + i];
-        gram_of(here, k, m, out);
+        int m = (int)(n - start < CHUNK ? n - start : CHUNK), whole = (m + ADDENDS - 1) / ADDENDS * ADDENDS;
+        for (int r = 0; r < k; r++) {
+            double *x = here[r];
+            if (rows)
+                for (int i = 0; i < m; i++) x[i] = rows[r][start + i];
+            else if (base)
+                for (int i = 0; i < m; i++) x[i] = wide(tuned[r][start + i]) - wide(base[start + i]);
+            else
+                for (int i = 0; i < m; i++) x[i] = wide(tuned[r][start + i]);
+            for (int i = m; i < whole; i++) x[i] = 0;
+        }
+        switch (k) { /* sums whose number is known beforehand stay in registers */
+        case 1: products(here, 1, whole, out); break;
+        case 2: products(here, 2, whole, out); break;
+        case 3: products(here, 3, whole, out); break;
+        case 4: products(here, 4, whole, out); break;
+        default: products(here, k, whole, out);
+        }
     }
 }
 
-/* As `gram`, of k tensors, or of what they differ from the base by. */
-void gram_stored(const uint16_t *base, const uint16_t *const *tuned, int k, int64_t n, double *out) {
-    double here[k][CHUNK];
-    for (int64_t start = 0; start < n; start += CHUNK) {
-        int m = (int)(n - start < CHUNK ? n - start : CHUNK);
-        for (int r = 0; r < k; r++) {
-            const uint16_t *x = tuned[r] + start;
-            if (base)
-                for (int i = 0; i < m; i++) here[r][i] = wide(x[i]) - wide(base[start + i]);
-            else
-                for (int i = 0; i < m; i++) here[r][i] = wide(x[i]);
-        }
-        gram_of(here, k, m, out);
-    }
-}
+void gram(float *const *rows, int k, int64_t n, double *out) { grams(rows, NULL, NULL, k, n, out); }
+
+void gram_stored(const uint16_t *base, const uint16_t *const *tuned, int k, int64_t n, double *out) { grams(NULL, base, tuned, k, n, out); }
 
 /* out = values, 0 where their magnitude is at most `limit`. */
 void shrink(const float *values, float limit, float *out, int64_t n) {
@@ -318,13 +322,61 @@ void elect(float *const *rows, int k, const float *coefs, int equal, float least
     memcpy(rows[0] + whole, rest[0], (size_t)(n - whole) * sizeof(float));
 }
 
-/* What is done to a change before it is combined. If there are `divisors`, it is divided by them, and zero where they are. Else, if `drops`, what
-   `kept` says is kept, times the factor. Else magnitudes are kept that are above `low`, or equal to it up to index `low_last`, and not above
-   `high`, nor equal to it up to `high_last`. What is left is cut at `limit`, of either sign. */
+/* out = 32 random bits for each of the CHUNK entries of one chunk of a tensor: two from every number of eight generators SFC64 (Doty-Humphrey)
+   side by side, which begin at key[0], key[1], key[2] + 8 * chunk + their own index, with the counter 1, and leave out twelve numbers. */
+static void drawn(const uint64_t key[3], int64_t chunk, uint32_t *out) {
+    enum { VECTORS = 8 / HALF, ROUNDS = CHUNK / 16 };
+    Words a[VECTORS], b[VECTORS], c[VECTORS], counter = (Words){0} + 1;
+    for (int v = 0; v < VECTORS; v++) {
+        a[v] = (Words){0} + key[0], b[v] = (Words){0} + key[1];
+        for (int l = 0; l < HALF; l++) c[v][l] = key[2] + 8 * (uint64_t)chunk + (uint64_t)(v * HALF + l);
+    }
+    for (int i = -12; i < ROUNDS; i++, counter += 1)
+#pragma GCC unroll 4
+        for (int v = 0; v < VECTORS; v++) {
+            Words next = a[v] + b[v] + counter;
+            a[v] = b[v] ^ (b[v] >> 11);
+            b[v] = c[v] + (c[v] << 3);
+            c[v] = (c[v] << 24 | c[v] >> 40) + next;
+            if (i >= 0) *(Words *)(out + 16 * i + v * WIDTH) = next;
+        }
+}
+
+/* out = 32 random bits for each of n entries of a tensor, from entry `at` on. */
+void draw(const uint64_t *key, int64_t at, uint32_t *out, int64_t n) {
+    for (int64_t i = 0; i < n;) {
+        int64_t chunk = (at + i) / CHUNK, first = (at + i) % CHUNK, m = CHUNK - first < n - i ? CHUNK - first : n - i;
+        if (m == CHUNK) {
+            drawn(key, chunk, out + i);
+        } else {
+            uint32_t all[CHUNK];
+            drawn(key, chunk, all);
+            memcpy(out + i, all + first, (size_t)m * sizeof *out);
+        }
+        i += m;
+    }
+}
+
+/* Zero where the draw is not below `below`, all else times the factor. The values are m <= CHUNK entries of a tensor, from entry `at` on. */
+static inline void thinned(float *x, const uint64_t *key, int64_t at, uint32_t below, float factor, int m) {
+    uint32_t draws[CHUNK];
+    draw(key, at, draws, m);
+    for (int i = 0; i < m; i++) x[i] = (draws[i] < below ? x[i] : 0.0f) * factor;
+}
+
+void drop(float *values, const uint64_t *key, int64_t at, uint32_t below, float factor, int64_t n) {
+    for (int64_t start = 0; start < n; start += CHUNK)
+        thinned(values + start, key, at + start, below, factor, (int)(n - start < CHUNK ? n - start : CHUNK));
+}
+
+/* What is done to a change before it is combined. If there are `divisors`, it is divided by them, and zero where they are. Else, if `drops`,
+   entries are dropped at random, as by `drop`, the first being entry `at` of the tensor. Else magnitudes are kept that are above `low`, or equal
+   to it up to index `low_last`, and not above `high`, nor equal to it up to `high_last`. What is left is cut at `limit`, of either sign. */
 typedef struct {
-    int64_t drops, low_last, high_last;
-    const uint8_t *kept;
+    int64_t drops, at, low_last, high_last;
+    uint64_t key[3];
     const float *divisors;
+    uint32_t below;
     float low, high, factor, limit;
 } Step;
 
@@ -352,9 +404,7 @@ static __attribute__((noinline)) void stepped(const Step *step, float *x, int64_
             }
         }
     } else {
-        const uint8_t *kept = step->kept + start;
-        float factor = step->factor;
-        for (int i = 0; i < m; i++) x[i] = (kept[i] ? x[i] : 0.0f) * factor;
+        thinned(x, step->key, step->at + start, step->below, step->factor, m);
     }
     float most = step->limit, least = -most;
     if (most < INFINITY)
@@ -569,63 +619,6 @@ void erase(float *const *rows, int k, const float *weights, float least, int64_t
         }
         for (int i = 0; i < m; i++) rows[0][start + i] = sum[i] / (weight[i] < least ? least : weight[i]);
     }
-}
-
-/* The generator SFC64 (Doty-Humphrey), as numpy has it: the same state gives the same numbers. */
-static inline uint64_t drawn(uint64_t s[4]) {
-    uint64_t next = s[0] + s[1] + s[3]++;
-    s[0] = s[1] ^ (s[1] >> 11);
-    s[1] = s[2] + (s[2] << 3);
-    s[2] = (s[2] << 24 | s[2] >> 40) + next;
-    return next;
-}
-
-/* out = n random numbers of 32 bits, n even. */
-void draw(const uint64_t *state, uint32_t *out, int64_t n) {
-    uint64_t s[4];
-    memcpy(s, state, sizeof s);
-    for (int64_t i = 0; i < n; i += 2) {
-        uint64_t next = drawn(s);
-        memcpy(out + i, &next, 8);
-    }
-}
-
-/* out[i] = 1 where a random byte is below `split`, or equal to it and 32 more random bits are below `rest`; else 0. out: n, and room up to a
-   multiple of 8. */
-void draw_kept(const uint64_t *state, uint16_t split, uint64_t rest, uint8_t *out, int64_t n) {
-    uint64_t s[4], halves = 0;
-    uint8_t byte = (uint8_t)split;
-    int left = 0;
-    memcpy(s, state, sizeof s);
-    for (int64_t i = 0; i < n; i += 8) {
-        uint64_t next = drawn(s);
-        memcpy(out + i, &next, 8);
-    }
-    if (split > 255) {
-        memset(out, 1, (size_t)n);
-        return;
-    }
-    const uint64_t all = 0x0101010101010101u, low = 0x7F * all;
-    for (int64_t start = 0; start < n; start += CHUNK) {
-        uint8_t *d = out + start;
-        int m = (int)(n - start < CHUNK ? n - start : CHUNK), many = 0, at[CHUNK];
-        for (int w = 0; w < m; w += 8) {
-            uint64_t bits;
-            memcpy(&bits, d + w, 8);
-            bits ^= all * byte;
-            for (bits = ~(((bits & low) + low) | bits | low); bits; bits &= bits - 1) at[many++] = w + __builtin_ctzll(bits) / 8; /* bytes of 0 */
-        }
-        for (int i = 0; i < m; i++) d[i] = d[i] < byte;
-        for (int i = 0; i < many && at[i] < m; i++, left = !left, halves >>= 32) {
-            halves = left ? halves : drawn(s);
-            d[at[i]] = (uint32_t)halves < rest;
-        }
-    }
-}
-
-/* Zero where `kept` is 0, all else times the factor. */
-void drop(float *values, const uint8_t *kept, float factor, int64_t n) {
-    for (int64_t i = 0; i < n; i++) values[i] = (kept[i] ? values[i] : 0.0f) * factor;
 }
 
 /* The entries of a row from the smallest magnitude to the largest, equal ones in their order: the place of each in the low half of what is

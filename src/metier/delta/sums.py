@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from metier.delta.chance import Draws
 from metier.delta.compiled import needed
 from metier.delta.native import CHUNK as CHUNK
 from metier.delta.native import address, votes
@@ -21,15 +22,17 @@ _F, _N, _P = ctypes.c_float, ctypes.c_int64, ctypes.c_void_p
 
 
 class Step(NamedTuple):
-    """What the loops do to a slice of a change first: keep a band of magnitudes (see `select.Cut`), or what `kept` says, times a factor,
+    """What the loops do to a slice of a change first: keep a band of magnitudes (see `select.Cut`), or what is drawn, times a factor,
     or what has a divisor, divided by it; then cut what is left at `limit`, of either sign.
 
     low, high: (value, last index of those equal to it that count as above), of the slice
+    draws, below: the draws of its entries, and what those that are kept are below
     """
 
     low: tuple[float, int] = (0.0, -1)
     high: tuple[float, int] = (math.inf, -1)
-    kept: NDArray[np.uint8] | None = None
+    draws: Draws | None = None
+    below: int = 0
     factor: float = 1.0
     divisors: NDArray[np.float32] | None = None
     limit: float = math.inf
@@ -97,23 +100,25 @@ def merged(terms: Sum, start: int, stop: int, out: NDArray[np.uint16], room: NDA
 
 class _Step(ctypes.Structure):
     _fields_ = (
-        ("drops", _N), ("low_last", _N), ("high_last", _N), ("kept", _P), ("divisors", _P), ("low", _F), ("high", _F), ("factor", _F), ("limit", _F),
+        ("drops", _N), ("at", _N), ("low_last", _N), ("high_last", _N), ("key", ctypes.c_uint64 * 3), ("divisors", _P),
+        ("below", ctypes.c_uint32), ("low", _F), ("high", _F), ("factor", _F), ("limit", _F),
     )  # fmt: skip
 
 
 def _steps(steps: Sequence[Step], n: int) -> Any:
     if not steps:
         return None
-    if wrong := [len(own) for s in steps for own in (s.kept, s.divisors) if own is not None and len(own) != n]:
-        raise IndexError(f"{n} entries; steps say something of {wrong}.")
-    return (_Step * len(steps))(
-        *(_Step(int(s.kept is not None), s.low[1], s.high[1], _where(s.kept), _where(s.divisors), s.low[0], s.high[0], s.factor, s.limit)
-          for s in steps)
+    if wrong := [len(s.divisors) for s in steps if s.divisors is not None and len(s.divisors) != n]:
+        raise IndexError(f"{n} entries, divisors for {wrong}.")
+    return (_Step * len(steps))(*map(_step, steps))
+
+
+def _step(step: Step) -> _Step:
+    draws = step.draws or Draws((0, 0, 0), 0)
+    return _Step(
+        step.draws is not None, draws.start, step.low[1], step.high[1], draws.key, None if step.divisors is None else address(step.divisors),
+        step.below, step.low[0], step.high[0], step.factor, step.limit,
     )  # fmt: skip
-
-
-def _where(flat: NDArray[Any] | None) -> int | None:
-    return None if flat is None else address(flat)
 
 
 def _terms(terms: Sum, start: int, stop: int) -> tuple[Any, ...]:

@@ -4,7 +4,7 @@ Paper:       Yu et al. 2023, arXiv:2311.03099, section 3.
 Formula:     t_i = m_i (W_i - W0) / density, m_i ~ Bernoulli(density) for each entry; W = W0 + scale * sum_i c_i t_i.
 Shapes:      every expert's tensor S; stacked (k, *S); result S.
 Units:       density, a fraction kept in (0, 1] (the paper's drop rate is 1 - density); scale, a factor; coef, a factor for each expert.
-Randomness:  which entries are kept, by (seed, position among the experts, tensor name, block of entries).
+Randomness:  which entries are kept, by (seed, position among the experts, tensor name, place of the entry).
 Cost:        one read of base and experts, one write; a slice of each in memory.
 Deviations:  the rest is divided by density, as in the paper and peft; mergekit scales each tensor to the sum of magnitudes it had,
              and divides its sum by the sum of coefs where `normalize` is on. The draws are ours, so masks differ from theirs.

@@ -4,7 +4,7 @@ Paper:       Yu et al. 2023, arXiv:2311.03099, section 3, with Yadav et al. 2023
 Formula:     t_i = m_i (W_i - W0) / density, m_i ~ Bernoulli(density); W = W0 + scale * mean of the c_i t_i whose sign is that of their sum.
 Shapes:      every expert's tensor S; stacked (k, *S); result S.
 Units:       density, a fraction kept in (0, 1]; scale, a factor; coef, a factor for each expert.
-Randomness:  which entries are kept, by (seed, position among the experts, tensor name, block of entries).
+Randomness:  which entries are kept, by (seed, position among the experts, tensor name, place of the entry).
 Cost:        one read of base and experts, one write; a slice of each in memory.
 Deviations:  the experts that agree are averaged, weighted by |coef|, as in ties; mergekit adds them unless `normalize` is on, and
              scales each tensor to the sum of magnitudes it had instead of dividing by density; peft elects before it applies the coefs,

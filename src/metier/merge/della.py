@@ -5,7 +5,7 @@ Formula:     p = density - epsilon + 2 epsilon rank / (n - 1) in each row; t_i =
              W = W0 + scale * mean of the c_i t_i whose sign is that of their sum.
 Shapes:      every expert's tensor S; stacked (k, *S); result S.
 Units:       density, a fraction kept in (0, 1); epsilon, a fraction added and taken; scale, a factor; coef, a factor for each expert.
-Randomness:  which entries are kept, by (seed, position among the experts, tensor name, block of entries).
+Randomness:  which entries are kept, by (seed, position among the experts, tensor name, place of the entry).
 Cost:        one read of base and experts, one write; rows are ranked block by block.
 Deviations:  as in the paper an entry is divided by its own probability to be kept; mergekit scales each tensor to the sum of magnitudes
              it had. A row of one entry is kept with probability density; mergekit has no number there. density = 1 drops nothing.

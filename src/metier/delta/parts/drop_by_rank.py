@@ -1,6 +1,6 @@
 """Drop by rank: entries of a row are kept at random, the larger the likelier, and divided by their own probability (DELLA's MagPrune).
 
-Draws are keyed as those of `drop`: by seed, the delta's key, tensor name and block of entries.
+Draws are keyed as those of `drop`: by seed, the delta's key, tensor name and place of the entry.
 """
 
 from __future__ import annotations
@@ -8,12 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from metier import check
 from metier.delta import chance
+from metier.delta.chance import Draws
 from metier.delta.entry import PartOf
-from metier.delta.parts.drop import uniform
 from metier.delta.scratch import array
 from metier.delta.sums import Step
 from metier.delta.transform import At, Transform, elementwise
@@ -40,7 +39,7 @@ def drop_by_rank(density: float, epsilon: float, *, seed: int = 0, rescale: bool
     def part(key: str, at: At, values: Any) -> Any:
         if density == 1 or not len(values):
             return values
-        width, draws = _width(at), _draws(f"{seed}|{key}|{at.name}", at.start, at.start + len(values))
+        width, draws = _width(at), Draws.of(f"{seed}|{key}|{at.name}", at.start).into(array("draws", len(values), np.uint32))
         divisors = array("divisors", len(values))
         if chance.thinning(values, width, draws, density - epsilon, 2 * epsilon, rescale, divisors) and chance.divide(values, divisors):
             return values
@@ -54,7 +53,7 @@ def drop_by_rank(density: float, epsilon: float, *, seed: int = 0, rescale: bool
         width = _width(at)
         first, last = at.start // width * width, -(-stop // width) * width  # whole rows
         values, divisors = part_of(first, last, array("ranked", last - first)), array(f"divisors {key}", last - first)
-        draws = _draws(f"{seed}|{key}|{at.name}", first, last)
+        draws = Draws.of(f"{seed}|{key}|{at.name}", first).into(array("draws", last - first, np.uint32))
         chance.thinning(values, width, draws, density - epsilon, 2 * epsilon, rescale, divisors)
         return Step(divisors=divisors[at.start - first : stop - first])
 
@@ -88,11 +87,3 @@ def _ranks(rows: Tensor) -> Tensor:
     ranks = np.empty(r * n, np.float32)
     ranks[places.reshape(-1)] = np.tile(np.arange(n).astype(np.float32), r)
     return torch.from_numpy(ranks).view(r, n)
-
-
-def _draws(key: str, start: int, stop: int) -> NDArray[np.uint32]:
-    """32 random bits for each of the flat entries [start, stop)."""
-    found = array("draws", stop - start, np.uint32)
-    for first, last, draws in uniform(key, start, stop):
-        found[first - start : last - start] = draws
-    return found

@@ -17,7 +17,7 @@ from metier.delta.parts.total import Total
 from metier.delta.scratch import stacked
 from metier.delta.sums import alike
 
-LANES = 32  # as in kernels.c
+ADDENDS = 4  # as in kernels.c
 Solve = Callable[[NDArray[np.float64], tuple[float, ...]], Sequence[float]]
 
 
@@ -67,24 +67,11 @@ def squares(rows: Any) -> NDArray[np.float64]:
 
 
 def _gram(rows: Sequence[NDArray[np.float32]], out: NDArray[np.float64]) -> None:
-    """As `native.gram`, products added in the same order."""
-    k, n = len(rows), len(rows[0])
-    for r, s in itertools.combinations_with_replacement(range(k), 2):
-        products = rows[r].astype(np.float64) * rows[s]
-        whole = n // CHUNK * CHUNK
-        sums = _lanes(products[:whole].reshape(-1, CHUNK // LANES, LANES))
-        rest = products[whole:]
-        even = len(rest) // LANES * LANES
-        if len(rest):
-            last = _lanes(rest[:even].reshape(1, -1, LANES))
-            sums = np.append(sums, np.add.accumulate(np.append(last, rest[even:]))[-1])
-        out[r, s] = out[s, r] = np.add.accumulate(np.append(out[r, s], sums))[-1]
-
-
-def _lanes(products: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(chunks, many, LANES) -> (chunks,): each lane added up, then the lanes, one after another."""
-    if not products.size:
-        return np.zeros(len(products))
-    lanes = np.add.accumulate(products, 1)[:, -1]
-    found: NDArray[np.float64] = np.add.accumulate(lanes, 1)[:, -1]
-    return found
+    """As `native.gram`, products added in the same order: chunk by chunk, ADDENDS of them side by side."""
+    n = len(rows[0])
+    for r, s in itertools.combinations_with_replacement(range(len(rows)), 2):
+        products = np.zeros(-(-n // CHUNK) * CHUNK)
+        np.multiply(rows[r], rows[s], out=products[:n], dtype=np.float64)
+        sums = np.add.accumulate(products.reshape(-1, CHUNK // ADDENDS, ADDENDS), 1)[:, -1]
+        of_chunks = np.add.accumulate(sums, 1)[:, -1]
+        out[r, s] = out[s, r] = np.add.accumulate(np.append(out[r, s], of_chunks))[-1]
