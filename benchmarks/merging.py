@@ -2,6 +2,7 @@
 
     python benchmarks/merging.py --work FOLDER --mergekit PATH/mergekit-yaml     # all rows, 1.1 GB, three experts
     python benchmarks/merging.py --work FOLDER --mergekit PATH/mergekit-yaml --cold     # the same on memory that the host must give first
+    python benchmarks/merging.py --work FOLDER --mergekit '' --rows linear ties breadcrumbs     # ours alone, beside linear
     python benchmarks/merging.py --work FOLDER --scaling                         # cost against bytes and experts: docs/img/merging.svg
     python benchmarks/merging.py --work FOLDER --big                             # memory at 8 GB and more
     python benchmarks/merging.py --work FOLDER --show                            # bytes that `metier delta show` reads
@@ -341,7 +342,7 @@ def main() -> None:
         return store(a.out, "show", kept, show(kept, a.work / "show", a.gb or 0.5))
     for i in range(a.rounds):
         found = peers(kept, a.work, a.gb or 1.1, a.experts, a.rows, i + 1, a.mergekit, cold=a.cold)
-        store(a.out, "peers, cold memory" if a.cold else "peers", kept, found)
+        store(a.out, ("peers" if a.mergekit else "ours") + (", cold memory" if a.cold else ""), kept, found)
     return None
 
 

@@ -112,6 +112,18 @@ def test_looking_at_a_bracket(seed: int, n: int, sparse: float, low_apart: bool,
 
 
 @needs_loops
+@given(st.integers(0, 99), st.integers(1, 3000), st.integers(1, 40), st.booleans())
+def test_the_place_of_a_tie(seed: int, n: int, kept: int, stored: bool) -> None:
+    base, tuned = draw(seed, n, sparse=0.5).bfloat16(), draw(seed, n, sparse=0.9).bfloat16()
+    change = tuned.float() - base.float()
+    value = float(change.abs()[n // 2])
+    pair = native.Pair(*(t.view(torch.uint16).numpy() for t in (base, tuned)))
+    places = torch.nonzero(change.abs() == value).flatten().tolist()
+    want = (places[kept - 1], 0) if len(places) >= kept else (n - 1, kept - len(places))
+    assert native.tied(pair if stored else change, value, kept) == want == select._tied(change.abs().numpy(), value, kept)
+
+
+@needs_loops
 @pytest.mark.parametrize("coefs", [(1.0,), (0.5, 0.5, 0.5), (0.1, 0.1, 0.1, 0.1), (0.3, -0.3), (0.7, -0.2, 0.1), (0.0, 0.0), (1.0, 0.0)])
 @pytest.mark.parametrize("n", [1, 1024, 4099])
 def test_electing(coefs: tuple[float, ...], n: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ HELD = 1 << 21  # entries inside the bracket that may be collected
 HEAVY = 0.01  # share of a sample from which on it is worth counting an end of the bracket apart
 SIGMAS = 3.5  # half-width of the bracket, in standard deviations of the sample's quantile
 
-Block = tuple[str, int]
+Block = tuple[str, int, int]  # a tensor's name, its flat entries from here, to there
 Found = tuple[float, int, list[int] | None]  # the k-th largest, how many of its ties are kept, ties by block: [] all kept, None not known
 
 

@@ -30,6 +30,7 @@ _SIGNATURES: dict[str, tuple[list[Any], Any]] = {
     "added": ([_P, _P, _P, _N], _I),
     "rounded": ([_P, _P, _N], _I),
     "shrink": ([_P, _F, _P, _N], None),
+    "tied": ([_P, _P, _P, _N, _F, _P], _N),
     "look": ([_P, _P, _P, _N, _P, _I], _N),
     "ranked": ([_P, _P, _N, _N, _P], None),
     "elect": ([_P, _I, _P, _I, _F, _N], None),

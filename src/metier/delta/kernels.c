@@ -182,14 +182,16 @@ void shrink(const float *values, float limit, float *out, int64_t n) {
     for (int64_t i = 0; i < n; i++) out[i] = fabsf(values[i]) <= limit ? 0.0f : values[i];
 }
 
-/* Positions of the bytes in `found`, a byte of 0 or 1 for each of m <= CHUNK entries (a multiple of 8). Returns how many. */
+/* Positions of the bytes in `found`, a byte of 0 or 1 for each of m <= CHUNK entries (a multiple of 8). Returns how many. The first of eight is
+   noted whether there is one or not: where few are found, a branch would be foretold wrongly each time. */
 static inline int64_t positions(const uint8_t *found, int64_t m, int32_t *at) {
     int64_t count = 0;
     for (int64_t w = 0; w < m; w += 8) {
         uint64_t bits;
         memcpy(&bits, found + w, 8);
-        for (int64_t k = w; bits; bits >>= 8, k++)
-            if (bits & 1) at[count++] = (int32_t)k;
+        at[count] = (int32_t)(w + __builtin_ctzll(bits | 1ull << 63) / 8);
+        count += bits != 0;
+        for (bits &= bits - 1; bits; bits &= bits - 1) at[count++] = (int32_t)(w + __builtin_ctzll(bits) / 8);
     }
     return count;
 }
@@ -230,6 +232,29 @@ static void look_at(Bracket *b, const uint32_t *size, int m, int nones) {
     b->within += many;
 }
 
+/* size = the bits of m magnitudes, those of values, or, where that is NULL, of tuned - base. */
+static inline void sizes_of(const float *values, const uint16_t *tuned, const uint16_t *base, int m, uint32_t *size) {
+    if (values)
+        for (int i = 0; i < m; i++) size[i] = bits_of(values[i]) & 0x7FFFFFFFu;
+    else
+        for (int i = 0; i < m; i++) size[i] = bits_of(wide(tuned[i]) - wide(base[i])) & 0x7FFFFFFFu;
+}
+
+/* The place of the kept-th of n magnitudes that equal `value`, the last one's where there are fewer; those found are taken from `kept`. */
+int64_t tied(const float *values, const uint16_t *tuned, const uint16_t *base, int64_t n, float value, int64_t *kept) {
+    uint32_t size[CHUNK], wanted = bits_of(value);
+    for (int64_t start = 0; start < n; start += CHUNK) {
+        int m = (int)(n - start < CHUNK ? n - start : CHUNK), many = 0;
+        sizes_of(values ? values + start : NULL, tuned + start, base + start, m, size);
+        for (int i = 0; i < m; i++) many += size[i] == wanted;
+        if (many >= *kept)
+            for (int i = 0; i < m; i++)
+                if (size[i] == wanted && --*kept == 0) return start + i;
+        *kept -= many;
+    }
+    return n - 1;
+}
+
 /* Looks at magnitudes against each bracket, and returns how many are not a number. values: float32; NULL: they are tuned - base. */
 int64_t look(const float *values, const uint16_t *tuned, const uint16_t *base, int64_t n, Bracket *brackets, int count) {
     uint32_t size[CHUNK];
@@ -237,10 +262,7 @@ int64_t look(const float *values, const uint16_t *tuned, const uint16_t *base, i
     for (int64_t start = 0; start < n; start += CHUNK) {
         int m = (int)(n - start < CHUNK ? n - start : CHUNK), here = 0;
         uint32_t most = 0;
-        if (values)
-            for (int i = 0; i < m; i++) size[i] = bits_of(values[start + i]) & 0x7FFFFFFFu;
-        else
-            for (int i = 0; i < m; i++) size[i] = bits_of(wide(tuned[start + i]) - wide(base[start + i])) & 0x7FFFFFFFu;
+        sizes_of(values ? values + start : NULL, tuned + start, base + start, m, size);
         for (int i = 0; i < m; i++) most = size[i] > most ? size[i] : most;
         if (most > 0x7F800000u)
             for (int i = 0; i < m; i++) here += size[i] > 0x7F800000u;

@@ -121,14 +121,30 @@ class _Bracket(ctypes.Structure):
 
 def look(values: Flat | Pair, brackets: Sequence[Ends], rooms: NDArray[np.float32]) -> list[Counts] | None:
     """Magnitudes of a slice, or of a difference, against each bracket. rooms: (brackets, n), overwritten; None: not done."""
-    pair = isinstance(values, Pair)
-    run = needed() if pair else fitting((values, SINGLE), (rooms[0], SINGLE))
+    run = needed() if isinstance(values, Pair) else fitting((values, SINGLE), (rooms[0], SINGLE))
     if run is None:
         return None
-    places = (None, address(values.tuned), address(values.base)) if pair else (address(values), None, None)
     found = (_Bracket * len(brackets))(*(_Bracket(*ends, 0, 0, 0, 0, address(room)) for ends, room in zip(brackets, rooms, strict=True)))
-    none = run.look(*places, rooms.shape[1], found, len(brackets))
+    none = run.look(*_looked_at(values), rooms.shape[1], found, len(brackets))
     return [Counts(none, f.above, f.highs, f.lows, room[: f.within].copy()) for f, room in zip(found, rooms, strict=True)]
+
+
+def tied(values: Flat | Pair, value: float, kept: int) -> tuple[int, int] | None:
+    """(place of the kept-th magnitude that equals `value`, or the last place, how many of them are still to be found). None: not done."""
+    if (run := needed() if isinstance(values, Pair) else fitting((values, SINGLE))) is None:
+        return None
+    left = _N(kept)
+    last = run.tied(*_looked_at(values), length(values), value, ctypes.byref(left))
+    return last, left.value
+
+
+def length(values: Flat | Pair) -> int:
+    """How many entries there are."""
+    return len(values.tuned if isinstance(values, Pair) else values)
+
+
+def _looked_at(values: Flat | Pair) -> tuple[int | None, int | None, int | None]:
+    return (None, address(values.tuned), address(values.base)) if isinstance(values, Pair) else (address(values), None, None)
 
 
 def ranked(parts: Sequence[NDArray[np.float32]], rank: int) -> tuple[float, int, int] | None:

@@ -26,6 +26,7 @@ from metier.lazy import torch
 SAMPLE = 1 << 17  # entries in a sample, at most; a 64th of them all in smaller tensors
 RUN = 1 << 10  # of them neighbours
 SHORT = 1 << 4  # neighbours, where more runs cost little: as entries of a row are alike, many short ones say more
+LOOKED = 1 << 20  # entries that compiled loops look at in one call
 DIRECT = 1 << 16  # tensors up to this size are selected from as a whole
 LOW = 15  # low bits of a magnitude's 31 in the second pass of the histogram
 
@@ -72,21 +73,26 @@ def cuts_at(entries: Mapping[str, Entry], counts: Sequence[int]) -> list[dict[st
         if not 0 < count < total:
             simple[count] = dict.fromkeys(sizes, ALL if count > 0 or total == 0 else NONE)
     if left := [c for c in dict.fromkeys(counts) if c not in simple]:
-        ready, blocks = _Opened(entries), _blocks(sizes)
-        read = _reader(ready, sizes)
+        ready, blocks = _Opened(entries), _blocks(entries)
+        read = _reader(ready)
+        glance = _glance(ready, read)
         for count, found in zip(left, _thresholds(blocks, read, ready, sizes, left), strict=True):
-            simple[count] = _spread(blocks, read, sizes, *found)
+            simple[count] = _spread(blocks, glance, sizes, *found)
     return [simple[count] for count in counts]
 
 
 def largest(entry: Entry, counts: Sequence[int]) -> list[float]:
     """The k-th largest magnitude of a tensor for every k in `counts`, each at least 1 and at most the number of entries."""
     ready, sizes = _Opened({"": entry}), {"": entry.shape.numel()}
-    return [value for value, _, _ in _thresholds(_blocks(sizes), _reader(ready, sizes), ready, sizes, counts)]
+    return [value for value, _, _ in _thresholds(_blocks(ready.entries), _reader(ready), ready, sizes, counts)]
 
 
-def _blocks(sizes: Mapping[str, int]) -> list[Block]:
-    return [(name, start) for name, n in sizes.items() for start in range(0, n, SLICE)]
+def _blocks(entries: Mapping[str, Entry]) -> list[Block]:
+    found = []
+    for name, entry in entries.items():
+        n, step = entry.shape.numel(), LOOKED if is_plain(entry) else SLICE
+        found += [(name, start, min(start + step, n)) for start in range(0, n, step)]
+    return found
 
 
 class _Opened:
@@ -105,17 +111,16 @@ class _Opened:
 Read = Callable[[Block], Any]
 
 
-def _reader(entries: _Opened, sizes: Mapping[str, int]) -> Read:
+def _reader(entries: _Opened) -> Read:
     def read(block: Block) -> Any:
-        name, start = block
-        stop = min(start + SLICE, sizes[name])
+        name, start, stop = block
         room: Any = array if is_plain(entry := entries[name]) else scratch
         return entry.part(start, stop, room("values", stop - start))
 
     return read
 
 
-def _glance(entries: _Opened, sizes: Mapping[str, int], read: Read) -> Read:
+def _glance(entries: _Opened, read: Read) -> Read:
     """As `read`, for those who only look at magnitudes: a difference of stored tensors is formed while it is looked at."""
 
     @functools.lru_cache(1)
@@ -124,10 +129,9 @@ def _glance(entries: _Opened, sizes: Mapping[str, int], read: Read) -> Read:
         return None if terms is None or not terms.single or terms.base is None else native.Pair(terms.base, terms.tuned[0])
 
     def glance(block: Block) -> Any:
-        name, start = block
+        name, start, stop = block
         if (whole := pair(name)) is None:
             return read(block)
-        stop = min(start + SLICE, sizes[name])
         return native.Pair(whole.base[start:stop], whole.tuned[start:stop])
 
     return glance
@@ -140,10 +144,10 @@ def _thresholds(blocks: Sequence[Block], read: Read, entries: _Opened, sizes: Ma
     runs = _sample(entries, sizes, total)
     sample = np.sort(np.concatenate([r.reshape(-1) for r in runs]))
     brackets = [Bracket(sample, runs, count / total) for count in counts]
-    glance = _glance(entries, sizes, read)
+    glance = _glance(entries, read)
     for block in blocks:
         values = glance(block)
-        n = len(values.tuned) if isinstance(values, native.Pair) else len(values)
+        n = native.length(values)
         seen = native.look(values, [b.ends for b in brackets], array("inside", len(brackets) * n).reshape(-1, n))
         if seen is None:
             numbers = _numbers(block, values)
@@ -198,23 +202,29 @@ def _bin_of(bins: NDArray[np.int64], count: int) -> tuple[int, int]:
 
 
 def _spread(
-    blocks: Sequence[Block], read: Read, sizes: Mapping[str, int], value: float, kept: int, ties: list[int] | None
+    blocks: Sequence[Block], glance: Read, sizes: Mapping[str, int], value: float, kept: int, ties: list[int] | None
 ) -> dict[str, Cut]:
     """The cut of each tensor: the first `kept` ties are kept, in the order of tensors and indices."""
     if value == 0 or ties == [] or (ties and sum(ties) == kept):
         return {name: Cut(value, n - 1) for name, n in sizes.items()}
     found = {name: Cut(value, -1) for name in sizes}
-    for i, (name, start) in enumerate(blocks):
+    for i, block in enumerate(blocks):
         if kept <= 0:
             break
+        name, start, stop = block
         here = ties[i] if ties else -1
         if 0 <= here < kept:
-            kept, found[name] = kept - here, Cut(value, min(start + SLICE, sizes[name]) - 1)
+            kept, found[name] = kept - here, Cut(value, stop - 1)
             continue
-        places = np.flatnonzero(_numbers((name, start), read((name, start))) == np.float32(value))
-        last = start + (int(places[kept - 1]) if len(places) >= kept else SLICE - 1)
-        kept, found[name] = kept - len(places), Cut(value, min(last, sizes[name] - 1))
+        place, kept = native.tied(values := glance(block), value, kept) or _tied(_numbers(block, values), value, kept)
+        found[name] = Cut(value, start + place)
     return found
+
+
+def _tied(numbers: NDArray[np.float32], value: float, kept: int) -> tuple[int, int]:
+    """As `native.tied`."""
+    places = np.flatnonzero(numbers == np.float32(value))
+    return int(places[kept - 1]) if len(places) >= kept else len(numbers) - 1, max(0, kept - len(places))
 
 
 def _shrink(values: Any, limit: float, out: Any) -> None:
