@@ -159,6 +159,7 @@ def test_one_paper() -> None:
     [
         (("papers", "show", "229"), "numbered 1 to 228"),
         (("papers", "show"), "metier papers show 25"),
+        (("papers", "20"), "metier papers show 20"),
         (("papers", "--room", "ster"), "Did you mean 'steer'"),
         (("papers", "--status", "worked"), "Did you mean 'works'"),
     ],

@@ -34,7 +34,8 @@ def papers(
 
     if show is not None:
         if show != "show" or number is None:
-            raise UserError(f"papers: unexpected {show!r}. Write `metier papers`, or `metier papers show 25`.")
+            asked = show if show.isdecimal() else 25
+            raise UserError(f"papers: unexpected {show!r}. Write `metier papers`, or `metier papers show {asked}`.")
         _one(listed.state(listed.find(number)), as_json)
         return
     rooms = sorted({p.room for p in listed.papers()})
