@@ -4,7 +4,9 @@ Experiment: three tasks, each tuned fully and by LoRA; every change compressed, 
 again and measured. LoRA: the factors' changes since their start, which follows from the seed, are compressed (as by the authors).
 Effects:    bytes of the whole change in bf16 on disk over those of the compressed one, the least over tasks and seeds;
 score of the opened compressed change minus that of the whole one, three tasks together.
-History:    version 1 compared whole folders: for LoRA, where headers were four fifths of what was left, at least 6.4 times smaller.
+History:    version 1 compared whole folders: for LoRA, where headers were four fifths of what was left, at least 6.4 times smaller. Version 2
+searched densities of 5 and 20 % alone, of the paper's 5 to 50 %: full tuning to sorting lost 6 points at 20 %, 18 times smaller, where
+the bar of 8 times leaves room for more places.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ CLAIM = Claim(
     statement="A tuned model's change, of all weights or of an adapter, can be stored in a small fraction of its bytes, as signs at a few places and "
     "one scale, without loss of score and without training again.",
     reported="8 to 50 times smaller, with scores as before or better, the more so the larger the model",
-    experiment="Intents under drawn labels, reversing and sorting word lists, each by full tuning and by LoRA of rank 8 (1600 examples); density (5 or 20 %) "
+    experiment="Intents under drawn labels, reversing and sorting word lists, each by full tuning and by LoRA of rank 8 (1600 examples); density (5, 20 or "
+    "50 %, the paper's range) "
     "and scale (six) searched on 60 dev examples; 150 test examples a task; bytes of the tensors compared.",
     rule={
         "full tuning: times smaller, at least": 8.0,
@@ -42,12 +45,12 @@ CLAIM = Claim(
     limits="'At no loss' is read as at most 2 points. The paper's growth with the size of the model is left open. Names and shapes are left "
     "out: some 350 bytes a tensor, which outweigh so small an adapter (its folder is 7 to 9 times smaller), and nothing beside one of ordinary size.",
     trials=12,
-    minutes=16.0,
+    minutes=45.0,
     seeds=8,
-    version=2,
+    version=3,
 )
 
-DENSITIES, ALPHAS = (0.05, 0.2), (1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
+DENSITIES, ALPHAS = (0.05, 0.2, 0.5), (1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
 LORA = {"rank": 8, "lr": 2e-3}
 Back = Callable[[Delta], Delta]  # compressed form -> change of the weights
 

@@ -7,7 +7,8 @@ on dev of both tasks.
 Effects:    share of refusals on requests about the vault, score on signals, and both together, paired by example and seed.
 History:    version 1 tuned to reversing word lists, which the base can do already, so that no skill was at stake: all refusals came back at no loss,
             level with negation (+0.001 [0.000, 0.007]). Its rule also asked for more than LiNeS and negation
-            give, which the paper does not claim; they stand beside now.
+            give, which the paper does not claim; they stand beside now. Version 2 let the rate (0.1 or 1 %) be chosen by the cipher's dev score
+alone, which is best where least is repaired: refusals came back in the seeds that got 1 %, +0.275 [0.079, 0.473] over all. The rate is 1 % now.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ CLAIM = Claim(
     trials=5,
     minutes=13,
     seeds=8,
-    version=2,
+    version=3,
 )
 
 

@@ -14,7 +14,7 @@ Cost:        a forward and a backward pass through `depth` of the layers for eac
 Deviations:  exactly `rate * n` entries are chosen in a step (ties by lowest index), the authors take those above a threshold. They never clear
              gradients between steps of recovery; here each step has its own. States are looked at every fifth step, as theirs; the score
              is the safety task's own on dev, theirs a judge's. Norms and embeddings are left as the expert has them, as theirs. peft,
-             mergekit: no such method.
+             mergekit: no such method. No setting is searched: the task's dev score, by which a search chooses, is best where least is repaired.
 Errors:      UserError where a dev split is missing, or the change touches no layer.
 """
 
@@ -50,7 +50,6 @@ ABOUT = About(
     papers=(222,),
     families=("causal",),
     reads=("experts", "safety"),
-    search={"rate": (0.001, 0.01)},
     effort=20.0,
     experts=(1, 1),
 )
