@@ -261,7 +261,7 @@ def _first_line(file: Path) -> str:
 
 # --- results -----------------------------------------------------------------------------------------------------------
 def _result_pages() -> dict[str, str]:
-    return {"benchmarks.md": _benchmarks(), "claims.md": _claims(), "papers.md": _papers_page()}
+    return {"benchmarks.md": _benchmarks(), "claims.md": _claims(), "gallery.md": _gallery(), "papers.md": _papers_page()}
 
 
 def _read(file: Path) -> Any:
@@ -349,6 +349,7 @@ def _claims() -> str:
     if not (PACKAGE / "claims" / "table.py").exists():
         return "\n".join([*lines, "Not measured yet.", ""])
     _catalogue()  # puts src/ on the path
+    from metier.claims.figure import svg
     from metier.claims.table import rows
 
     told: list[str] = []
@@ -365,8 +366,45 @@ def _claims() -> str:
                 for k in ("remarks", "seeds", "bases", "machine", "versions", "seconds", "date")
                 if r.get(k)
             ]
+            told += ["", f'<div class="forest" markdown="0">{svg(r)}</div>']
         told.append("")
     return "\n".join([*lines, "", *told])
+
+
+def _gallery() -> str:
+    """Every claim that was measured, and every benchmark's scores with intervals, as pictures beside one another."""
+    _catalogue()  # puts src/ on the path
+    from metier.claims.figure import Mark, forest, svg
+    from metier.claims.table import rows
+
+    lines = [
+        "# Gallery",
+        "",
+        "What was measured, to look at. Each picture leads to its numbers. Green: the whole interval is above the bar that the claim sets; red:",
+        "none of it is; yellow: undecided; grey: not part of the rule. `metier claims show N --figure FILE` draws one.",
+        "",
+        "## Claims",
+        "",
+    ]
+    lines += _tiles(
+        (f"{r['number'] or 'study'} {r['name']}: {r['verdict']}", f"claims.md#{r['name']}", svg(r)) for r in rows() if r["effects"]
+    )
+    for file in sorted((ROOT / "benchmarks" / "results").glob("*_real.json")):
+        scored = [r for r in _read(file)["rows"] if "score" in r and "interval" in r]
+        parts = {
+            p: [Mark(r["arm"], r["score"], tuple(r["interval"])) for r in scored if r["part"] == p]
+            for p in dict.fromkeys(r["part"] for r in scored)
+        }
+        lines += [f"## {_words(file.stem)}", "", *_tiles(
+            (part, f"benchmarks.md#{part}", forest(part, marks, "mean score over the tasks, intervals of 95 %")) for part, marks in parts.items()
+        )]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _tiles(pictures: Iterable[tuple[str, str, str]]) -> list[str]:
+    """(title, link, SVG) as a grid."""
+    tiles = [f'<div class="forest" markdown>\n**[{title}]({link})**\n\n{drawn}\n</div>' for title, link, drawn in pictures]
+    return ['<div class="forests" markdown>', *tiles, "</div>", ""]
 
 
 def _effect(e: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from tests.tiny import tiny_causal
 
 from metier.claims import result, running, table
 from metier.claims.claim import Entry, catalogue, find
+from metier.claims.figure import svg
 from metier.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -105,7 +106,7 @@ def metier(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_the_list_and_the_table_name_every_claim() -> None:
+def test_the_list_and_the_table_name_every_claim(tmp_path: Path) -> None:
     seen, listed, marked = metier("claims"), metier("claims", "list"), metier("claims", "table", "--markdown")
     assert seen.returncode == listed.returncode == marked.returncode == 0, seen.stderr
     assert seen.stdout == listed.stdout
@@ -115,7 +116,9 @@ def test_the_list_and_the_table_name_every_claim() -> None:
     assert marked.stdout == table.markdown(table.rows())
     assert len(marked.stdout.splitlines()) == 2 + len(rows)
     assert all(line.count(" | ") == 4 for line in marked.stdout.splitlines()[2:])
-    assert json.loads(metier("claims", "show", "151", "--json").stdout)["name"] == "lofit"
+    shown = json.loads(metier("claims", "show", "151", "--json", "--figure", str(tmp_path / "a.svg")).stdout)
+    assert shown["name"] == "lofit"
+    assert (tmp_path / "a.svg").read_text(encoding="utf-8") == svg(shown)
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ def row(entry: Entry, found: Mapping[str, Any] | None) -> dict[str, Any]:
     said = {
         "number": claim.row, "name": entry.name, "title": claim.title, "statement": claim.statement, "reported": claim.reported,
         "experiment": claim.experiment, "rule": claim.spoken(), "limits": claim.limits, "verdict": result.status(entry, found),
+        "thresholds": {**claim.rule, **claim.needs},
     }  # fmt: skip
     kept = (
         "effect", "effects", "verdicts", "scores", "seeds", "bases", "remarks", "machine", "versions", "seconds", "seconds_trials", "date",

@@ -41,12 +41,22 @@ def _listed() -> None:
     _list()
 
 
-def show(name: Annotated[str, typer.Argument(help="A claim's name, or its paper's number.")], as_json: options.AsJson = False) -> None:
+def show(
+    name: Annotated[str, typer.Argument(help="A claim's name, or its paper's number.")],
+    figure: Annotated[str | None, typer.Option("--figure", help="Draw the effects with their intervals and bars here, as SVG.")] = None,
+    as_json: options.AsJson = False,
+) -> None:
     """Print one claim: what the paper says, the experiment, the rule, what was found."""
     from metier.claims import claim, result, table
 
     entry = claim.find(name)
-    _show(table.row(entry, result.stored(entry)), as_json)
+    row = table.row(entry, result.stored(entry))
+    if figure:
+        from metier import atomic
+        from metier.claims.figure import svg
+
+        atomic.write_text(Path(figure), svg(row))
+    _show(row, as_json)
 
 
 def run(
