@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.study.making import base_folder, essence, leavings, metier, rows, table
+from tests.study.making import base_folder, environment, essence, leavings, metier, rows, table
 
 from metier.cluster import answers
 from metier.errors import Failed, UserError
@@ -88,8 +91,6 @@ def test_an_address_where_nobody_answers(address: str) -> None:
 
 @pytest.mark.slow
 def test_a_worker_that_dies(tmp_path: Path) -> None:
-    import sys
-
     from tests.study.making import method
     from tests.tiny import tiny_causal, tiny_task
 
@@ -104,6 +105,36 @@ def test_a_worker_that_dies(tmp_path: Path) -> None:
             execute.in_processes(jobs, tiny_causal(), tmp_path / "out", lambda *_: None, 1)
     finally:
         sys.path.remove(str(tmp_path))
+
+
+LONG = """
+import shutil, sys
+from pathlib import Path
+from metier.errors import Failed
+from metier.model import load_base
+from metier.study import execute
+from metier.study.job import Job
+from metier.task import Example, Task
+from metier.train import Budget
+
+base = load_base(sys.argv[1])
+shutil.rmtree(sys.argv[1])  # no worker can load it: all of them die at once, and nobody reads the jobs
+rows = tuple(Example(str(i), {"text": "a" * 5000}, "yes") for i in range(100))
+task = Task(name="long", kind="choose", template="{{ text }}", inputs=("text",), metric="accuracy", choices=("yes", "no"), train=rows, test=rows)
+jobs = [Job("zero-shot", task, seed, Budget(8), "float32", {}) for seed in range(4)]
+try:
+    execute.in_processes(jobs, base, Path(sys.argv[2]), print, 2)
+except Failed as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+def test_jobs_longer_than_a_pipe_do_not_keep_a_broken_pool_alive(tmp_path: Path) -> None:
+    shutil.copytree(base_folder(), tmp_path / "base")
+    words = [sys.executable, "-c", LONG, str(tmp_path / "base"), str(tmp_path / "out")]
+    seen = subprocess.run(words, capture_output=True, text=True, timeout=240, check=False, env=environment())
+    assert seen.returncode == 0 and "a worker process died" in seen.stdout, seen.stderr
 
 
 def test_environment_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:

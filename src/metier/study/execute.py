@@ -66,7 +66,7 @@ def in_processes(jobs: Sequence[Job], base: Base, out: Path, done: Done, workers
     with _environment(PYTHONWARNINGS=f"{os.environ.get('PYTHONWARNINGS', '')},ignore:resource_tracker".strip(",")):
         resource_tracker.ensure_running()  # it tells of what a stopped worker leaves; it clears that away, so nobody need hear
     count = min(workers, max(1, len(jobs)))
-    pool = concurrent.futures.ProcessPoolExecutor(
+    pool: Any = concurrent.futures.ProcessPoolExecutor(
         count, mp_context=context, initializer=_start, initargs=(BaseSpec.of(base), base.name, threads)
     )
     processes: list[Any] = []
@@ -82,11 +82,16 @@ def in_processes(jobs: Sequence[Job], base: Base, out: Path, done: Done, workers
             "a worker process died, most likely for lack of memory. Run again with fewer --workers; finished trials are kept."
         ) from error
     finally:
+        manager, queued = pool._executor_manager_thread, pool._call_queue  # None after an orderly end
         pool.shutdown(wait=False, cancel_futures=True)
         for process in processes:
             process.terminate()
         for process in processes:
             process.join(10)
+        if manager is not None:
+            manager.join(10)
+            if manager.is_alive():  # Python before 3.11.5 hands a long job to a pipe that nobody reads, and never ends
+                queued._reader.close()
 
 
 def on_ray(jobs: Sequence[Job], base: Base, out: Path, done: Done, address: str) -> None:
