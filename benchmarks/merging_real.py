@@ -1,11 +1,12 @@
-"""Changes of a real encoder: MiniLM experts of four tasks merged, grafted and compressed; a task and a language composed on treebanks.
+"""Changes of a real encoder: MiniLM experts of four tasks merged, grafted, compressed, given back to the base and carried to another.
 
-    python benchmarks/merging_real.py --work /tmp/mreal [--only merged compressed composed grafted] [--seeds 2] [--table]
+    python benchmarks/merging_real.py --work /tmp/mreal [--only merged compressed grafted at-scale merged-back carried] [--seeds 3]
 
 Experts are tuned by the study's own trials and every arm is stored when it is done: kill it and run it again. Only bodies are merged;
 every task is answered with its own expert's head, as in the papers. An arm may look at dev six times (`DEV` examples of each task, the mean
-over the tasks decides); linear has nothing to choose and aTLAS learns from the train splits. Scores are on `TEST` examples a task,
-differences paired by example and seed. To benchmarks/results/merging_real.json, which docs/benchmarks.md is made from.
+over the tasks decides), three times in `at-scale`; linear has nothing to choose and aTLAS learns from the train splits. Scores are on `TEST`
+examples a task, differences paired by example and seed. To benchmarks/results/merging_real.json, which docs/benchmarks.md is made from;
+parts that are not asked for stay there as they were.
 """
 
 from __future__ import annotations
@@ -13,39 +14,43 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-from real_experts import DATA, DEV, TASKS, TEST, Bench, Experts, Found, Made, of, only, row
+from languages import DATA, english
+from real_experts import DEV, TASKS, Bench, Experts, Found, Made, choices, of, only, read, row, stored
 from timing import write
-from treebanks import plain_text, tagging, tags_of
 
 import metier
 from metier import atomic
-from metier.claims._experts import folder
+from metier.claims._experts import each, folder
+from metier.claims.r096_merging_at_scale import METHODS
 from metier.delta import Delta, Merge, load, merged, save
 from metier.delta.parts import by_depth
 from metier.delta.parts.truncate import low_rank
-from metier.evaluate import stats
-from metier.merge import atlas, bitdelta, compeft, fisher, regmean
+from metier.merge import _work, atlas, bitdelta, compeft, fisher, regmean
 from metier.merge import graft as grafting
-from metier.merge._experts import Expert, body, made_of
+from metier.merge._experts import body, made_of
 from metier.merge._work import size_of
 from metier.merge.breadcrumbs import breadcrumbs
 from metier.merge.dare_ties import dare_ties
 from metier.merge.iso_c import iso_c
 from metier.merge.linear import linear
+from metier.merge.merge_back import merge_back
 from metier.merge.model_stock import model_stock
 from metier.merge.task_arithmetic import task_arithmetic
 from metier.merge.ties import ties
 from metier.merge.tsv import tsv
-from metier.model import Specialist
+from metier.model import Base, Specialist
 from metier.train import Budget, Run
 
-ATLAS, GRAFT, WARM, TAGGING, TEXT = 320, 240, 1280, 640, 640  # examples that training may see
+ATLAS, GRAFT, WARM, TEXT = 320, 240, 1280, 2560  # examples that training may see
+LORA = {"rank": 8, "lr": 2e-3}
+HELD_OUT = ("snips", "ag_news_resplit", "tweet_offensive")
 Form = Callable[[Experts], Delta]
 
 
@@ -86,7 +91,6 @@ SMALL: dict[str, Callable[[Delta], list[Delta]]] = {  # what is compressed to; o
     "SVD, rank 32": lambda d: [d.map(lambda _, e: low_rank(e.dense(), 32) if len(e.shape) == 2 else e)],
 }
 MASKS = (("random", 0.01), ("magnitude", 0.01), ("random", 0.1), ("magnitude", 0.1), ("learned", 0.01), ("learned", 0.1))
-TAGGERS = {"lt-sft": ({"density": 0.08, "lr": 5e-4}, {"lr": 3e-4}), "lora": ({"rank": 8, "lr": 2e-3}, {"lr": 1e-3})}  # more: for text
 
 
 def merge(bench: Bench) -> Iterator[dict[str, Any]]:
@@ -113,45 +117,7 @@ def merge(bench: Bench) -> Iterator[dict[str, Any]]:
     arms: dict[str, Callable[[int], Made]] = {name: partial(searched, name) for name in MERGES} | {"aTLAS (49)": learnt}
     for name, make in arms.items():
         said, found = bench.arm(name, bench.tasks, make)
-        if found:
-            yield row("merged", name, found, {"experts": alone}, chosen="; ".join(dict.fromkeys(s["chosen"] for s in said)))
-
-
-def compose(bench: Bench) -> Iterator[dict[str, Any]]:
-    """Row 25: the part of speech of a marked word, learnt in English; Afrikaans learnt from its plain text; both changes added."""
-    banks = DATA / "ud_en_lines", DATA / "ud_af_afribooms"
-    english, target = (tagging(b, tags_of(*banks), train=2000, dev=DEV, test=TEST) for b in banks)
-    (written, spoken), first = (plain_text(b, dev=DEV) for b in banks), bench.work / "language" / "start"
-    zero = only(of([bench.lab.run("zero-shot", target)]), target)
-    rows = [row("composed", "base, untuned", zero, {})]
-
-    def language(method: str, seed: int) -> Delta:
-        """MiniLM comes without what guessed masked words in its pretraining: a linear map is learnt on English first, the body fixed."""
-        if not first.exists():
-            metier.adapt("head", written, bench.base, settings={"head": {"lr": 1e-3}}, budget=Budget(WARM)).save(first)
-        if not (place := bench.work / "language" / f"{method}-{seed}").exists():
-            run, settings = Run(seed=seed, budget=Budget(TEXT)), {method: TAGGERS[method][0] | TAGGERS[method][1]}
-            metier.adapt(method, spoken, Specialist.load(first, base=bench.base), settings=settings, run=run).save(place)
-        return body(Specialist.load(place, base=bench.base).changes[-1].delta)  # type: ignore[attr-defined]
-
-    def tagger(method: str, both: bool, seed: int) -> Made:
-        tuned = bench.lab.run(method, english, budget=f"{TAGGING}ex", settings=TAGGERS[method][0])
-        (change,) = Specialist.load(folder(tuned, seed), base=bench.base).changes
-        delta = body(change.delta) + language(method, seed) if both else body(change.delta)  # type: ignore[attr-defined]
-        whole = made_of(delta.read(), Specialist(bench.base), english, [Expert(change.delta, change.labels)])  # type: ignore[attr-defined]
-        return {}, {english.name: whole, target.name: whole}
-
-    done: dict[tuple[str, bool], Found] = {}
-    for method, both in ((m, b) for m in TAGGERS for b in (False, True)):
-        said = f"{method}, {'task + language' if both else 'task alone'}"
-        found = bench.arm(said, [english, target], partial(tagger, method, both))[1]
-        if found:
-            done[method, both] = only(found, target)
-            beside = {"task_alone": done[method, False]} if both else {}
-            beside |= {"lt-sft_sum": done["lt-sft", True]} if both and method != "lt-sft" else {}
-            there = float(stats.scores({s: r[english.name] for s, r in found.items()}).per_seed().mean())
-            rows.append(row("composed", said, done[method, both], beside, in_english=there))
-    yield from rows if done else ()
+        yield row("merged", name, found, {"experts": alone}, chosen=choices(said))
 
 
 def graft(bench: Bench) -> Iterator[dict[str, Any]]:
@@ -159,7 +125,7 @@ def graft(bench: Bench) -> Iterator[dict[str, Any]]:
     chosen = [i for i, t in enumerate(bench.tasks) if t.name in ("trec", "financial_phrasebank")]
     tasks, alone, zero = [bench.tasks[i] for i in chosen], of([bench.tuned[i] for i in chosen]), of([bench.zero[i] for i in chosen])
     top, low = row("grafted", "experts alone", alone, {"experts": alone}), row("grafted", "base, untuned", zero, {"experts": alone})
-    rows = [top | {"skill_kept": 1.0}, low | {"skill_kept": 0.0}]
+    yield from (top | {"skill_kept": 1.0}, low | {"skill_kept": 0.0})
 
     def made(mask: Any, density: float, seed: int) -> Made:
         changes = {}
@@ -171,10 +137,8 @@ def graft(bench: Bench) -> Iterator[dict[str, Any]]:
 
     for mask, density in MASKS:
         found = bench.arm(f"graft {mask} {density}", tasks, partial(made, mask, density))[1]
-        if found:
-            this = row("grafted", f"{mask}, {density:.0%} of the entries", found, {"experts": alone})
-            rows.append(this | {"skill_kept": (this["score"] - low["score"]) / (top["score"] - low["score"])})
-    yield from rows if len(rows) > 2 else ()
+        this = row("grafted", f"{mask}, {density:.0%} of the entries", found, {"experts": alone})
+        yield this | {"skill_kept": (this["score"] - low["score"]) / (top["score"] - low["score"])}
 
 
 def compress(bench: Bench) -> Iterator[dict[str, Any]]:
@@ -196,32 +160,103 @@ def compress(bench: Bench) -> Iterator[dict[str, Any]]:
 
     for name, forms in SMALL.items():
         said, found = bench.arm(name, bench.tasks, partial(made, forms))
-        if found:
-            size = sum(s["bytes"] for s in said) / len(said)
-            yield row("compressed", name, found, {"experts": alone}, bytes=round(size), times_smaller=whole / size)
+        size = sum(s["bytes"] for s in said) / len(said)
+        yield row("compressed", name, found, {"experts": alone}, bytes=round(size), times_smaller=whole / size)
 
 
-PARTS = {"merged": merge, "compressed": compress, "composed": compose, "grafted": graft}
+def scale(bench: Bench) -> Iterator[dict[str, Any]]:
+    """Row 96: two and four experts by four methods, on their own tasks and, zero-shot, on three that no expert was tuned for."""
+    tasks, unseen = bench.tasks, [read(n) for n in HELD_OUT]
+    zero = of([bench.lab.run("zero-shot", t) for t in unseen])
+
+    def made(count: int, settings: Mapping[str, Merge], seed: int) -> Made:
+        e = bench.experts(seed)
+        forms = ((said, merged(m, e.bodies[:count]).read()) for said, m in settings.items())
+        tried = ((said, {t.name: made_of(d, e.start, t, e.whole) for t in tasks[:count]}) for said, d in forms)
+        said, changes = e.best(seed, tried)
+        body_alone = body(changes[tasks[0].name].delta)
+        return {"chosen": said}, changes | {t.name: made_of(body_alone, e.start, t, ()) for t in unseen}
+
+    for count in (2, 4):
+        few = tasks[:count]
+        alone = of(bench.tuned[:count])
+        top = row("", "", alone, {})["score"]
+        for name, settings in METHODS.items():
+            said, found = bench.arm(f"{name} of {count}", [*few, *unseen], partial(made, count, settings))
+            inside, outside = only(found, few), row("", "", only(found, unseen), {"base": zero})
+            this = row("at-scale", f"{name} of {count}", inside, {"experts": alone}, chosen=choices(said))
+            this |= {"kept": this["score"] / top, "held-out": outside["score"]}
+            yield this | {f"held-out, {k}": outside[k] for k in ("minus_base", "minus_base, interval")}
+
+
+def give_back(bench: Bench) -> Iterator[dict[str, Any]]:
+    """Row 139: every expert, and every expert averaged with the base, on its own task and, zero-shot, on the other three."""
+    tasks = bench.tasks
+
+    def made(i: int, share: float, seed: int) -> Made:
+        e = bench.experts(seed)
+        delta = merged(merge_back(share=share), [e.bodies[i]])
+        return {}, {t.name: made_of(delta, e.start, t, e.whole if t is tasks[i] else ()) for t in tasks}
+
+    def pairs(by: Mapping[str, Found], own: bool) -> Found:
+        return {
+            s: {f"{expert} on {t}": records for expert, found in by.items() for t, records in found[s].items() if (expert == t) is own}
+            for s in bench.lab.seeds
+        }
+
+    ways = {"base, untuned": dict.fromkeys((t.name for t in tasks), of(bench.zero))}
+    for way, share in (("expert", 1.0), ("half expert, half base", 0.5)):
+        ways[way] = {t.name: bench.arm(f"{way} {t.name}", tasks, partial(made, i, share))[1] for i, t in enumerate(tasks)}
+    for on, own in (("its own task", True), ("the other three", False)):
+        beside = {"base": pairs(ways["base, untuned"], own), "expert": pairs(ways["expert"], own)}
+        rows = (row("merged-back", f"{way}, on {on}", pairs(by, own), beside) for way, by in ways.items())
+        yield from ({k: v for k, v in r.items() if " on " not in k} for r in rows)
+
+
+def carry(bench: Bench) -> Iterator[dict[str, Any]]:
+    """Row 51: LoRA patches of MiniLM put onto its next version, which has read more text, beside LoRA tuned on that version anew."""
+    lab = replace(bench.lab, bases=(bench.base, next_version(bench)))
+    old = [lab.run("lora", t, budget="1600ex", settings=LORA) for t in bench.tasks]
+    anew = of([lab.run("lora", t, budget="1600ex", settings=LORA, base=1) for t in bench.tasks])
+    patched = [
+        each(lab, "portllm", t, lambda seed, o=o: {"experts": (folder(o, seed),), "allow_base": "minilm"}, base=1)  # type: ignore[misc]
+        for t, o in zip(bench.tasks, old, strict=True)
+    ]
+    plain = of([lab.run("zero-shot", t, base=1) for t in bench.tasks])
+    ways = {"old version, untuned": of(bench.zero), "old version, LoRA": of(old), "next version, untuned": plain}
+    ways |= {"next version, the old one's patch": of(patched), "next version, LoRA anew": anew}
+    yield from (row("carried", way, found, {"anew": anew}) for way, found in ways.items())
+
+
+def next_version(bench: Bench) -> Base:
+    """MiniLM after more text: its words are hidden and guessed, first by a new head alone, then by the whole model."""
+    place, text = bench.work / "next", english()
+    if not place.exists():
+        first = metier.adapt("head", text, bench.base, settings={"head": {"lr": 1e-3}}, budget=Budget(WARM))
+        after = metier.adapt("full", text, first, settings={"full": {"lr": 1e-4}}, budget=Budget(TEXT))
+        change = body(after.changes[-1].delta)  # type: ignore[attr-defined]
+        _work.fold(_work.open_base("minilm"), change, place, _work.How(), recipe={"more text": text.name})
+    return metier.load_base(str(place))
+
+
+PARTS = {"merged": merge, "compressed": compress, "grafted": graft, "at-scale": scale, "merged-back": give_back, "carried": carry}
 
 
 def main() -> None:
     """Run it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", default="/tmp/metier-mreal", type=Path)
-    parser.add_argument("--only", nargs="*", choices=list(PARTS), default=list(PARTS), help="parts that are made; the others are read")
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--table", action="store_true", help="only write the results of what is there")
+    parser.add_argument("--only", nargs="*", choices=list(PARTS), default=list(PARTS), help="parts that are made; the others stay")
+    parser.add_argument("--seeds", type=int, default=3)
     a = parser.parse_args()
-    rows = []
-    bench = Bench(a.work, a.seeds, a.table)
-    for part, make in PARTS.items():
-        bench.table = a.table or part not in a.only
-        rows += list(make(bench))
-    made = {
+    bench = Bench(a.work, a.seeds)
+    rows = [r for part, make in PARTS.items() for r in (make(bench) if part in a.only else stored("merging_real", [part]))]
+    facts = {
         "experts": "full tuning, 1600 examples, lr 2e-4",
-        "drawn": f"aTLAS {ATLAS} a task, masks {GRAFT}, tagging {TAGGING}, text {TEXT}",
+        "drawn": f"aTLAS {ATLAS} a task, masks {GRAFT}, LoRA 1600, the next version's text {TEXT}",
+        "looks_at_dev": f"six, {DEV} examples a task; three at scale",
     }
-    write("merging_real", {"base": bench.base.name, **made, "looks_at_dev": f"six, {DEV} examples a task", "rows": rows})
+    write("merging_real", {"base": bench.base.name, **facts, "rows": rows})
 
 
 if __name__ == "__main__":

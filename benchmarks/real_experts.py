@@ -7,11 +7,14 @@ expert's head.
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+from languages import DATA
+from timing import RESULTS
 
 import metier
 from metier import atomic
@@ -25,7 +28,6 @@ from metier.merge._experts import Expert, made_of, open_experts
 from metier.model import Specialist, WeightChange
 from metier.task import Task
 
-DATA = Path(os.environ.get("METIER_SHARED", Path(__file__).resolve().parents[2] / "shared")) / "data"
 TASKS, TEST, DEV = ("trec", "sst2", "financial_phrasebank", "tweet_emotion"), 300, 40
 Found = dict[int, dict[str, list[Record]]]  # seed -> task -> records
 Made = tuple[dict[str, Any], dict[str, WeightChange]]  # what is said of an arm, and the change for each task
@@ -62,13 +64,26 @@ class Experts:
 
 
 class Bench:
-    """What all parts share: base, tasks, experts, and a store of what was measured. table: nothing is made, only read."""
+    """What all parts share: base, tasks, experts, and a store of what was measured."""
 
-    def __init__(self, work: Path, seeds: int, table: bool) -> None:
-        self.lab, self.work, self.table = Lab((metier.load_base("minilm"),), tuple(range(seeds)), work), work, table
-        self.base, self.tasks = self.lab.bases[0], [read(n).subset(train=2000, dev=100, test=TEST) for n in TASKS]
-        self.tuned = [self.lab.run("full", t, budget="1600ex", settings={"lr": 2e-4}) for t in self.tasks]
-        self.zero = [self.lab.run("zero-shot", t) for t in self.tasks]
+    def __init__(self, work: Path, seeds: int) -> None:
+        self.lab, self.work = Lab((metier.load_base("minilm"),), tuple(range(seeds)), work), work
+        self.base = self.lab.bases[0]
+
+    @cached_property
+    def tasks(self) -> list[Task]:
+        """The experts' tasks."""
+        return [read(n) for n in TASKS]
+
+    @cached_property
+    def tuned(self) -> list[Trials]:
+        """An expert of each task."""
+        return [self.lab.run("full", t, budget="1600ex", settings={"lr": 2e-4}) for t in self.tasks]
+
+    @cached_property
+    def zero(self) -> list[Trials]:
+        """The base, untuned, on each task."""
+        return [self.lab.run("zero-shot", t) for t in self.tasks]
 
     def experts(self, seed: int) -> Experts:
         """The seed's experts, in memory."""
@@ -81,22 +96,27 @@ class Bench:
         said, found = [], {}
         for seed in self.lab.seeds:
             place = self.work / "arms" / f"{name} {seed}".replace(" ", "-").replace(",", "")
-            if not place.exists() and not self.table:
+            if not place.exists():
                 facts, changes = make(seed)
                 with atomic.folder(place) as draft:
                     for t in tasks:
                         write_records(draft / f"{t.name}.parquet", measure(Specialist(self.base, (changes[t.name],)), t, seed=seed))
                     atomic.write_json(draft / "facts.json", facts)
                 print(name, seed, facts, flush=True)
-            if place.exists():
-                said.append(json.loads((place / "facts.json").read_text()))
-                found[seed] = {t.name: read_records(place / f"{t.name}.parquet") for t in tasks}
+            said.append(json.loads((place / "facts.json").read_text()))
+            found[seed] = {t.name: read_records(place / f"{t.name}.parquet") for t in tasks}
         return said, found
 
 
 def read(name: str) -> Task:
     """A task of the shared folder; rows of train that occur in test are dropped, as the cards count them."""
-    return metier.load_task(DATA / name, allow_leak=True, overrides={"dedupe": True})
+    return metier.load_task(DATA / name, allow_leak=True, overrides={"dedupe": True}).subset(train=2000, dev=100, test=TEST)
+
+
+def stored(result: str, parts: Collection[str]) -> list[dict[str, Any]]:
+    """The rows of parts that an earlier run left in a result."""
+    file = RESULTS / f"{result}.json"
+    return [r for r in json.loads(file.read_text())["rows"] if r["part"] in parts] if file.exists() else []
 
 
 def of(trials: list[Trials]) -> Found:
@@ -120,6 +140,11 @@ def row(part: str, arm: str, found: Found, beside: Mapping[str, Found], **facts:
     return made | {"calibration_error": sum(errors) / len(errors), **facts, "examples_a_task": TEST, "seeds": len(found)}
 
 
-def only(found: Found, task: Task) -> Found:
-    """The records on one task."""
-    return {s: {task.name: by[task.name]} for s, by in found.items()}
+def only(found: Found, tasks: list[Task]) -> Found:
+    """The records on some of the tasks."""
+    return {s: {t.name: by[t.name] for t in tasks} for s, by in found.items()}
+
+
+def choices(said: list[dict[str, Any]]) -> str:
+    """What the seeds chose, each choice once."""
+    return "; ".join(dict.fromkeys(s["chosen"] for s in said))
