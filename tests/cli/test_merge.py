@@ -116,6 +116,28 @@ def test_models_that_change_nothing(run: Run, base: Base) -> None:
     assert seen.code == 2 and "no change reaches it" in seen.err and not Path("out").exists()
 
 
+def test_gibberish_is_warned_of_by_merge_and_by_tune_alike(run: Run, base: Base) -> None:
+    for name, seed in (("a", 1), ("b", 2)):
+        checkpoint(base, Path(name), noise(seed))
+    merged = run("merge", "task-arithmetic", "a", "b", "-b", base.path, "--scale", 60, "-o", "out")
+    tuned = run("tune", "task-arithmetic", "tickets.csv", "-b", base.path, "--experts", "a,b", "--scale", 60, "-o", "tuned")
+    said = next(line for line in merged.err.splitlines() if "gibberish" in line)
+    assert said.endswith("it may write gibberish. Lower scale or coef.") and said in tuned.err.splitlines()
+    assert "verified   loaded again: outputs differ by at most 0" in tuned.out and "perplexity" in tuned.out
+    one, two = (json.loads(Path(p, "metier.json").read_text()) for p in ("out", "tuned"))
+    assert two["verified"]["perplexity"] == pytest.approx(one["verified"]["perplexity"], rel=1e-3)
+    assert two["verified"]["warnings"] == one["verified"]["warnings"] and two["verified"]["gap"] == two["reload_gap"] == 0.0
+    forced = run("tune", "few-shot", "tickets.csv", "-b", base.path, "-o", "tuned", "--force", "--json")
+    assert json.loads(forced.out)["verified"] is None and "gibberish" not in forced.err, "no weights change"
+
+
+def test_outputs_that_are_no_numbers_are_warned_of(run: Run, base: Base) -> None:
+    checkpoint(base, Path("a"), noise(1))
+    seen = run("merge", "task-arithmetic", "a", "-b", base.path, "--scale", "1e20", "-o", "out", "--json")
+    assert seen.code == 0 and "values that are not numbers" in seen.err, seen.err
+    assert json.loads(seen.out)["verified"]["perplexity"] is None and json.loads(Path("out/metier.json").read_text())["verified"]["equal"]
+
+
 @pytest.mark.slow
 def test_every_command_of_the_page(run: Run, base: Base) -> None:
     page = (REPOSITORY / "docs" / "merging.md").read_text(encoding="utf-8")

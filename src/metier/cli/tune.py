@@ -7,11 +7,14 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from metier.cli import options
+
+if TYPE_CHECKING:
+    from metier.merge._verdict import Verdict
 
 
 def register(app: typer.Typer) -> None:
@@ -58,7 +61,9 @@ def tune(
     found = options.load(base, family, dtype, device, chat, truncate)
     spend = wanted or Budget(max(2000, 3 * len(loaded.train)))
     run = Run(seed=seed, budget=spend, precision=precision or "float32", accumulate=accumulate, say=progress.say)
-    facts = _tune(method, loaded, found, settings, run, precision, Path(out))
+    facts, verdict = _tune(method, loaded, found, settings, run, precision, Path(out))
+    for warning in verdict.warnings if verdict else ():
+        progress.say(f"warning    {warning}")
     if as_json:
         typer.echo(json.dumps(facts))
         return
@@ -66,11 +71,13 @@ def tune(
     typer.echo(f"saved {out}: {method} on {loaded.name}; {facts['stored_bytes']} bytes; dev score {score}")
     if facts["reload_gap"] is not None:
         typer.echo(f"loaded again, log-probabilities differ by at most {facts['reload_gap']:.2g}")
+    if verdict:
+        typer.echo(verdict.text())
 
 
 def _tune(
     method: str, task: Any, base: Any, settings: dict[str, dict[str, Any]], run: Any, precision: str | None, out: Path
-) -> dict[str, Any]:  # fmt: skip
+) -> tuple[dict[str, Any], Verdict | None]:  # fmt: skip
     """Make the specialist under the run's conditions and save it; a checkpoint beside OUT is what an interrupted run goes on from."""
     from metier import progress
     from metier.errors import Failed, UserError
@@ -82,7 +89,7 @@ def _tune(
     from metier.study.door import fitting
     from metier.study.job import Job, inapplicable
     from metier.study.plan import training_seconds
-    from metier.study.trial import reload_gap
+    from metier.study.reloaded import reloaded
     from metier.task.score import SCORERS
     from metier.train.precision import probe
 
@@ -121,11 +128,13 @@ def _tune(
         shutil.rmtree(place, ignore_errors=True)
         raise
     shutil.rmtree(place, ignore_errors=True)
+    gap, verdict = reloaded(specialist, out, job.task, job.parts)
     dev = measure(specialist, task, split="dev", seed=run.seed) if len(task.dev) else []
-    return {
+    facts = {
         "out": str(out), "method": method, "task": task.name, "dev_score": metrics.score(dev, SCORERS[task.metric].total) if dev else None,
-        "reload_gap": reload_gap(specialist, out, job.task), "stored_bytes": sum(c.stored_bytes() for c in specialist.changes),
+        "reload_gap": gap, "verified": verdict.facts() if verdict else None, "stored_bytes": sum(c.stored_bytes() for c in specialist.changes),
     }  # fmt: skip
+    return facts, verdict
 
 
 def _told(advance: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,8 +42,9 @@ class Verdict:
         return self.gap <= TOLERANCE * self.spread
 
     def facts(self) -> dict[str, Any]:
-        """For JSON."""
-        return dataclasses.asdict(self) | {"equal": self.equal, "warnings": list(self.warnings)}
+        """For JSON, which has no infinity: None there."""
+        numbers = {n: v if v is not None and math.isfinite(v) else None for n, v in dataclasses.asdict(self).items() if n != "warnings"}
+        return numbers | {"equal": self.equal, "warnings": list(self.warnings)}
 
     def text(self) -> str:
         """One line for a person."""

@@ -2,7 +2,7 @@
 
 Outputs (logits, of encoders hidden states) on a few fixed texts are compared with those of base + change formed in memory. The
 perplexity on the same texts, beside the base's, tells gibberish. The texts are English prose that every Python brings along; large
-models are asked fewer. Weights are read when they are used, so that no model is ever in memory as a whole.
+models are asked fewer. Of results on disk weights are read when they are used, so that no model is ever in memory as a whole.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from metier.delta import Checkpoint, Delta
 from metier.errors import UserError
 from metier.merge._verdict import Verdict, composed
+from metier.model import Specialist, WeightChange
 from metier.model.base import Base
 from metier.model.change import no_grad_module
 from metier.model.loading import load_base
@@ -28,13 +29,14 @@ from metier.task.general import continuation
 TOKENS = 48  # of each text that is read
 FEWEST, MOST, WORK = 2, 16, 1_600_000_000  # texts that are read, and parameters times texts
 GIBBERISH = 4.0  # times the base's perplexity
+REMEDY = "Lower scale or coef."
 
 
 class Probe:
     """What models say on the fixed texts, read with one tokenizer. `outputs`: (tokens, vocabulary or hidden), float32."""
 
-    def __init__(self, base: Base) -> None:
-        self.base = base
+    def __init__(self, base: Base, device: torch.device | None = None) -> None:
+        self.base, self.device = base, device
         room, count = min(TOKENS, base.max_length), min(MOST, max(FEWEST, WORK // max(1, base.parameters)))
         texts = [f"{e.fields['text']} {e.target}" for e in continuation(count).test]
         self.ids = [(base.encode(t) or [base.start])[:room] for t in texts]
@@ -42,12 +44,12 @@ class Probe:
     @torch.inference_mode()
     def outputs(self, model: nn.Module) -> Tensor:
         """What the model computes for every token of every text, all read at once."""
-        ids, mask = pad_right(self.ids, self.base.tokenizer.pad_token_id)
+        ids, mask = pad_right(self.ids, self.base.tokenizer.pad_token_id, self.device)
         there, inputs = mask.bool(), {"input_ids": ids, "attention_mask": mask}
         if self.base.family == "seq2seq":
             inputs["labels"] = ids.masked_fill(~there, IGNORE)
         found = model(**inputs, **({"use_cache": False} if self.base.family == "causal" else {}))
-        return (found.last_hidden_state if self.base.family == "encoder" else found.logits)[there].float()
+        return (found.last_hidden_state if self.base.family == "encoder" else found.logits)[there].float().cpu()
 
     def perplexity(self, outputs: Tensor) -> float | None:
         """exp of the mean negative log-likelihood of the texts' tokens; None for encoders."""
@@ -83,21 +85,38 @@ def changed(plain: Base, found: Delta, expected: Delta, weights: Mapping[str, Te
     return judged(plain, plain, model_of(plain, composed(weights, expected)), model_of(plain, composed(weights, found)))
 
 
+def saved(specialist: Specialist, again: Specialist, remedy: str = REMEDY) -> Verdict | None:
+    """The verdict on a saved specialist, read again, beside the one in memory; None where it changes no weights.
+
+    Perplexities are those of causal bases. remedy: what is advised against gibberish.
+    """
+    if not any(isinstance(c, WeightChange) for c in specialist.changes):
+        return None
+    probe, said = Probe(specialist.base, specialist.base.device), []
+    for one in (Specialist(specialist.base), specialist, again):
+        with one.attached() as model:
+            said.append(probe.outputs(model))
+    before, now = (probe.perplexity(s) for s in (said[0], said[2])) if specialist.base.family == "causal" else (None, None)
+    return _verdict(said[1], said[2], now, before, remedy)
+
+
 def judged(reader: Base, plain: Base, expected: nn.Module, found: nn.Module) -> Verdict:
     """The verdict on a model that should equal another; `plain` is the base, for its perplexity."""
-    probe = Probe(reader)
+    probe, before = Probe(reader), Probe(plain)
     should, says = probe.outputs(expected), probe.outputs(found)
-    before = Probe(plain)
-    base_perplexity, perplexity = before.perplexity(before.outputs(plain.model)), probe.perplexity(says)
-    gap = float((should - says).abs().max())
-    warnings = []
+    return _verdict(should, says, probe.perplexity(says), before.perplexity(before.outputs(plain.model)), REMEDY)
+
+
+def _verdict(should: Tensor, says: Tensor, perplexity: float | None, base_perplexity: float | None, remedy: str) -> Verdict:
+    same = (should == says) | (should.isnan() & says.isnan())
+    gap, there, warnings = float((should - says).abs().masked_fill(same, 0.0).max()), should[should.isfinite()], []
     if not bool(says.isfinite().all()):
         warnings.append("the result computes values that are not numbers")
     elif perplexity is not None and base_perplexity is not None and perplexity > GIBBERISH * base_perplexity:
-        warnings.append(
-            f"perplexity on plain English is {perplexity:.4g}, the base's {base_perplexity:.4g}: it may write gibberish. Lower scale or coef."
-        )
-    return Verdict(gap if gap == gap else math.inf, float(should.std()), perplexity, base_perplexity, tuple(warnings))
+        what = f"perplexity on plain English is {perplexity:.4g}, the base's {base_perplexity:.4g}: it may write gibberish. {remedy}"
+        warnings.append(what.strip())
+    spread = float(there.std()) if len(there) > 1 else 0.0
+    return Verdict(gap if gap == gap else math.inf, spread, perplexity, base_perplexity, tuple(warnings))
 
 
 def _fitting(place: str | Path) -> str:

@@ -20,8 +20,8 @@ from metier.method import find
 from metier.model import Base, Specialist
 from metier.study.door import check_names, fitting, seen
 from metier.study.job import Job, candidates, inapplicable, versions
+from metier.study.reloaded import GAP_EXAMPLES
 from metier.study.search import DEV_LIMIT
-from metier.study.trial import GAP_EXAMPLES
 from metier.task import Task
 from metier.train import Budget
 from metier.train.loop import DEV_CHOOSE, DEV_GENERATE, LOOKS

@@ -22,11 +22,11 @@ from metier.method import find
 from metier.model import Base, Change, Specialist
 from metier.study.job import Job, candidates, inapplicable, versions
 from metier.study.memory import peak_bytes, reset_peak
+from metier.study.reloaded import reloaded
 from metier.study.search import SEARCH_SHARE, Search, make
 from metier.task import Task
 from metier.train import Run
 
-GAP_EXAMPLES = 8
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 WORK = ".work"  # in a study's trials: checkpoints of those that are not done
 Tell = Callable[[str], None]
@@ -96,7 +96,7 @@ def finished(place: Path) -> dict[str, Any] | None:
 
 class _Trial:
     def __init__(self, job: Job, base: Base, draft: Path, work: Path, card: dict[str, Any], tell: Tell, say: Tell) -> None:
-        self.job, self.base, self.draft, self.work, self.card, self.tell = job, base, draft, work, card, tell
+        self.job, self.base, self.draft, self.work, self.card, self.tell, self.say = job, base, draft, work, card, tell, say
         self.search: list[dict[str, Any]] = []
         self.settings: dict[str, Any] = {}
         self.seconds = {"seconds_search": 0.0, "seconds_train": 0.0, "seconds_evaluate": 0.0}
@@ -110,7 +110,9 @@ class _Trial:
         for i, part in enumerate(self.job.parts):
             specialist = specialist.then(self._part(i, part, specialist, sealed))
         specialist.save(self.draft / "specialist")
-        gap = reload_gap(specialist, self.draft / "specialist", sealed)
+        gap, verdict = reloaded(specialist, self.draft / "specialist", sealed, self.job.parts)
+        for warning in verdict.warnings if verdict else ():
+            self.say(warning)
         started = time.perf_counter()
         self.tell("measuring")
         records = self._measure(specialist)
@@ -119,7 +121,8 @@ class _Trial:
             write_records(self.draft / f"records-{name}.parquet", rows)
         test, spent = records["test"], self.run.spent
         self.card |= {
-            "settings": self.settings, "search": self.search, "reload_gap": gap, "curve": self.run.curve,
+            "settings": self.settings, "search": self.search, "curve": self.run.curve,
+            "reload_gap": gap, "verified": verdict.facts() if verdict else None,
             "cost": self.seconds | {
                 "peak_bytes": peak_bytes(), "flops_train": spent.flops or None, "flops_evaluate": reading_flops(specialist, test),
                 "trainable_parameters": spent.trainable, "stored_bytes": sum(c.stored_bytes() for c in specialist.changes),
@@ -177,26 +180,3 @@ class _Trial:
 
 def _digest(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:8]
-
-
-def reload_gap(specialist: Specialist, place: Path, task: Task) -> float | None:
-    """Largest absolute difference of log-probabilities between the specialist and what was saved, on a few dev (or train) examples.
-
-    None where nothing is compared by likelihood (ranking). Raises UserError where the gap is beyond rounding.
-    """
-    examples = list(task.dev)[:GAP_EXAMPLES] or list(task.train)[:GAP_EXAMPLES]
-    if task.kind == "rank" or not examples:
-        return None
-    again = Specialist.load(place, base=specialist.base)
-    if task.kind == "choose":
-        pairs = zip(specialist.choose(task, examples), again.choose(task, examples), strict=True)
-    else:
-        prompts = ([s.prompt(task, e) for e in examples] for s in (specialist, again))
-        golds = [[e.answer] for e in examples]
-        pairs = zip(*(s.score(p, golds) for s, p in zip((specialist, again), prompts, strict=True)), strict=True)
-    gap = max(float((a - b).abs().nan_to_num(0).max()) for a, b in pairs)
-    if gap > 1e-2:
-        raise UserError(
-            f"saved and loaded again, the specialist answers differently: log-probabilities differ by {gap:.3g}. Please report this."
-        )
-    return gap
