@@ -1,9 +1,10 @@
-"""ComPEFT, BitDelta and products of packed changes against naive code from their equations."""
+"""ComPEFT, BitDelta, SVD and products of packed changes against naive code from their equations."""
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -16,8 +17,10 @@ from metier.merge import _ternary
 from metier.merge.bitdelta import compressed as bitdelta
 from metier.merge.compeft import compressed as compeft
 from metier.merge.compeft import tuned
+from metier.merge.svd import compressed as svd
 from metier.merge.task_arithmetic import task_arithmetic
 from metier.merge.ties import ties
+from metier.method import find
 
 COARSE = st.integers(-3, 3).map(float)  # many ties and zeros
 
@@ -110,6 +113,23 @@ def test_bitdelta() -> None:
     assert isinstance(bitdelta(delta, everything=True)["embed.weight"], Packed)
     with pytest.raises(UserError, match="no matrix"):
         bitdelta(delta.only(["layers.0.w.bias"]).read())
+
+
+def test_svd_is_nearest_and_leaves_vectors() -> None:
+    matrix, bias = torch.randn(6, 9), torch.randn(9)
+    found = svd(Delta({"w": Dense(matrix), "b": Dense(bias), "head": New(matrix)}, "base"), 2)
+    U, S, Vh = np.linalg.svd(matrix.numpy())
+    assert np.allclose(found["w"].dense().numpy(), (U[:, :2] * S[:2]) @ Vh[:2], atol=1e-5)
+    assert found.only(["w"]).stored_bytes() == 4 * 2 * (6 + 9) and torch.equal(found["b"].dense(), bias) and isinstance(found["head"], New)
+    assert found.base == "base" and found.provenance["compressed"] == "svd" and found.provenance["rank"] == 2
+    half = svd(Delta({"w": Dense(matrix)}), energy=0.5)["w"].dense()
+    assert 0.5 <= float(half.square().sum() / matrix.square().sum()) < 1
+    with pytest.raises(UserError, match="no matrix of the delta changes"):
+        svd(Delta({"b": Dense(bias)}), 2)
+    with pytest.raises(UserError, match="method svd: rank must be at least 1"):
+        find("svd").configure({"experts": "a", "rank": "0"})
+    with pytest.raises(UserError, match="exactly one expert; got 2"):
+        find("svd").configure({"experts": "a,b"})
 
 
 @st.composite

@@ -175,15 +175,14 @@ def _compressing(verbs: typer.Typer) -> None:
     ) -> None:
         """Store DELTA in fewer bytes; says how many, how much of the change is kept, and what the model then says."""
         from metier import check
-        from metier.merge import bitdelta, compeft
-        from metier.merge._convert import to_lora
+        from metier.merge import bitdelta, compeft, svd
 
         if method == "svd" and rank is None and energy is None:
             energy = 0.9
         ways = {
             "compeft": lambda d: compeft.compressed(d, density=density, alpha=alpha),
             "bitdelta": lambda d: bitdelta.compressed(d, everything=everything),
-            "svd": lambda d: to_lora(d, rank, energy=energy),
+            "svd": lambda d: svd.compressed(d, rank, energy=energy),
         }
         check.one_of("--method", method, ways)
         _compressed(delta, base, Path(out), _how(force, verify), as_json, ways[method])

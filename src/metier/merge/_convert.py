@@ -32,7 +32,7 @@ def to_lora(delta: Delta, rank: int | None = None, *, energy: float | None = Non
         elif (found := _factors(entry, rank, energy)) is not None:
             entries[name] = found
     if not any(isinstance(e, LowRank) for e in entries.values()):
-        raise UserError("to-lora: no matrix of the delta changes, so there is nothing to take apart.")
+        raise UserError("no matrix of the delta changes, so there is nothing to take apart.")
     return Delta(entries, delta.base, {"converted": "to-lora", "rank": rank, "energy": energy, "of": dict(delta.provenance)})
 
 
