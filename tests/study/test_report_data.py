@@ -11,11 +11,13 @@ import pytest
 from rich.console import Console
 from tests.study.report_folder import write_study
 
+from metier.cli.compare import show
 from metier.errors import UserError
 from metier.evaluate import metrics, stats
 from metier.evaluate.record import read_records
 from metier.study import report_text as text
 from metier.study.report_data import build_report, dev_score, write_report
+from metier.study.report_html import render_html
 from metier.study.report_recommend import recommend
 
 METHODS = ("zero-shot", "few-shot", "rag", "full", "lora", "lt-sft", "emulated-fine-tuning")
@@ -216,6 +218,25 @@ def test_cautions_of_a_choice(report: dict[str, Any]) -> None:
         assert words == "Only 90 test examples" or words not in " ".join(report["recommendation"]["tasks"][2]["cautions"])
 
 
+def test_gibberish_is_warned_of_for_every_method(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = changed(out, tmp_path)
+    warning = "perplexity on plain English is 4.7e+09, the base's 731: it may write gibberish. Lower lr."
+    facts = {"gap": 0.0, "spread": 2.0, "perplexity": 4.7e9, "base_perplexity": 731.0, "equal": True, "warnings": [warning]}
+    for seed in (0, 2):
+        file = folder / f"trials/skill--full--{seed}/trial.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"verified": facts}))
+    report = build_report(folder)
+    row = next(r for r in report["tasks"][1]["methods"] if r["method"] == "full")
+    assert [t["verified"] for t in row["trials"]] == [facts, None, facts], "trials of earlier versions have none"
+    line = f"full: {warning} (2 of 3 seeds)"
+    assert [line in task["cautions"] for task in report["recommendation"]["tasks"]] == [False, True, False]
+    show(report, folder, False)
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.count("may write gibberish") == 1 and f"warning skill {line}" in said
+    page = render_html(report)
+    assert page.count("it may write gibberish") == 1 and page.count("perplexity on plain English 4.7e+09, the base's 731") == 2
+
+
 def test_without_a_base_and_without_results(out: Path, tmp_path: Path) -> None:
     folder = changed(out, tmp_path)
     keep(folder, "lora")
@@ -243,7 +264,7 @@ def test_broken_folders(out: Path, tmp_path: Path) -> None:
         build_report(folder)
 
 
-@pytest.mark.parametrize("width", [50, 80, 110, 160])
+@pytest.mark.parametrize("width", [50, 80, 100, 160])
 def test_terminal_table(report: dict[str, Any], width: int) -> None:
     stream = io.StringIO()
     for table in text.terminal_table(report, width):
@@ -252,6 +273,7 @@ def test_terminal_table(report: dict[str, Any], width: int) -> None:
     assert "…" not in shown, "nothing is cut off"
     assert all(len(line) <= width for line in shown.splitlines())
     assert ("ECE %" in shown) == (width == 160), "narrow terminals get fewer columns"
+    assert ("stored" in shown) == (width >= 100) and ("13.6 MB" in shown) == (width >= 100), "size and score beside each other"
     assert "score %" in shown
 
 

@@ -89,7 +89,7 @@ def show(report: dict[str, Any], out: Any, as_json: bool) -> None:
         return
     from rich.console import Console
 
-    from metier.study.report_text import terminal_table
+    from metier.study.report_text import terminal_table, warned
 
     console = Console()
     for table in terminal_table(report, console.width):
@@ -98,6 +98,8 @@ def show(report: dict[str, Any], out: Any, as_json: bool) -> None:
     console.print()
     console.print(advice["headline"], style="bold", markup=False, highlight=False)
     console.print(advice["reason"], markup=False, highlight=False)
+    for line in [f"{task['name']} {text}" for task in report["tasks"] for text in warned(task)]:
+        console.print(f"warning {line}", markup=False, highlight=False)
     for failure in [f for f in report["failures"] if f["status"] == "failed"]:
         console.print(
             f"failed  {failure['task']} {failure['method']} seed {failure['seed']}: {failure['reason']}", markup=False, highlight=False

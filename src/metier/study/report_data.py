@@ -16,7 +16,7 @@ Units: scores, rates and differences are fractions (0.02 is two points); seconds
                        negative[], positive[]: up to 20 examples each}
                     cost {means per seed; spent_seconds, search_trials: sums; peak_bytes: largest}
                     pareto {seconds, tokens, stored}: true where no method is as good for less
-                    trials[] {key, seed, settings, base, reload_gap, search, curve, versions}
+                    trials[] {key, seed, settings, base, reload_gap, verified, search, curve, versions}
     failures[]  {task, method, seed, status, reason}
     recommendation  see `report_recommend.recommend`
 """
@@ -104,7 +104,7 @@ def _start(method: str, every: BySeed, done: BySeed) -> dict[str, Any]:
     """What is known of a method before its records are read; what needs them is None."""
     metas = [t.meta for t in every.values()]
     first: dict[str, Any] = next((m for m in metas if m["status"] == "done"), metas[0] if metas else {})
-    kept = ("key", "seed", "settings", "base", "reload_gap", "search", "curve", "versions")
+    kept = ("key", "seed", "settings", "base", "reload_gap", "verified", "search", "curve", "versions")
     return {
         "method": method,
         "status": "done" if done else first.get("status", "not yet run"),

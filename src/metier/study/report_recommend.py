@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from metier.study.report_text import bounds, many, mark, p_value, percent, seconds, signed
+from metier.study.report_text import bounds, many, mark, p_value, percent, seconds, signed, warned
 
 SLACK_LOST = 0.01
 SLACK_TIME = 1.25
@@ -45,7 +45,7 @@ def _choose(task: dict[str, Any]) -> dict[str, Any]:
     kept, by = _least_forgetful(level)
     row = next((r for r in kept if r["method"] == task["reference"]), None) or _cheapest(kept)
     reasons = [f"{_scored(row)}." if len(done) == 1 else _said(row, best, level, kept, by), _against_base(task, row, best)]
-    cautions = [text for text in (_loss(row), _outside(task, row), _reload(row), _few(row), _idle(done)) if text]
+    cautions = [text for text in (_loss(row), _outside(task, row), _reload(row), *warned(task), _few(row), _idle(done)) if text]
     headline = "Keep the plain base" if row["method"] == task["reference"] else f"Use {row['method']}"
     return {
         "task": task["name"],

@@ -85,6 +85,17 @@ def mark(row: dict[str, Any]) -> str:
     return "unclear"
 
 
+def warned(task: dict[str, Any]) -> list[str]:
+    """What verification warns of, a line for each method: the words of its first seed with a warning, and of how many seeds."""
+    lines = []
+    for row in task["methods"]:
+        found = [said["warnings"] for t in row["trials"] if (said := t.get("verified")) and said["warnings"]]
+        if found:
+            of = f" ({len(found)} of {many(len(row['trials']), 'seed')})" if len(row["trials"]) > 1 else ""
+            lines.append(f"{row['method']}: {' '.join(found[0])}{of}")
+    return lines
+
+
 def terminal_table(report: dict[str, Any], width: int = 160) -> list[Table]:
     """One rich table per task, best score first, chosen method bold; columns that do not fit `width` are left out, scores last."""
     chosen = {task["task"]: task["method"] for task in report["recommendation"]["tasks"]}
@@ -136,6 +147,17 @@ _COLUMNS: dict[str, Callable[[dict[str, Any]], Text]] = {
     "ECE %": lambda r: Text(percent(r["calibration"]["ece"]) if r["calibration"] else UNKNOWN),
     "flips −/+": _flips,
     "time": lambda r: Text(seconds(r["cost"]["seconds"])),
+    "stored": lambda r: Text(size(r["cost"]["stored_bytes"])),
     "per answer": lambda r: Text(f"{count(r['cost']['tokens_per_answer'])} tokens"),
 }
-_LEAVE_OUT = ("ECE %", "per answer", "p", "OOD %", "flips −/+", "time", "lost", "to the base")  # in this order, where room is short
+_LEAVE_OUT = (
+    "ECE %",
+    "per answer",
+    "p",
+    "OOD %",
+    "flips −/+",
+    "time",
+    "stored",
+    "lost",
+    "to the base",
+)  # in this order, where room is short
