@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from tests.tiny import tiny_tokenizer
 from torch import Tensor
 
 from metier.delta import Checkpoint
@@ -62,4 +63,23 @@ def adapter(
             if "lora_" in name or "modules_to_save" in name:
                 parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
     tuned.save_pretrained(str(place))
+    return place
+
+
+def fused(place: Path, kind: str, *, seed: int = 0) -> Path:
+    """A base of two layers with four experts each: 'mixtral', whose file has a matrix for each expert, 'gpt-oss', whose file joins them."""
+    import transformers
+
+    tokenizer = tiny_tokenizer()
+    sizes: dict[str, Any] = {
+        "vocab_size": len(tokenizer), "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "num_key_value_heads": 1, "head_dim": 8, "max_position_embeddings": 128, "num_local_experts": 4, "num_experts_per_tok": 2,
+    }  # fmt: skip
+    name = {"mixtral": "Mixtral", "gpt-oss": "GptOss"}[kind]
+    rope = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = getattr(transformers, f"{name}ForCausalLM")(getattr(transformers, f"{name}Config")(**sizes, **rope))
+    model.save_pretrained(place)
+    tokenizer.save_pretrained(place)
     return place

@@ -109,6 +109,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
     "saved whole": {"r": 2, "lora_alpha": 2, "target_modules": ["q_proj"], "modules_to_save": ["norm"]},
     "dora": {"r": 2, "lora_alpha": 2, "target_modules": ["q_proj"], "use_dora": True},
+    "trained tokens": {"r": 2, "lora_alpha": 2, "target_modules": ["q_proj"], "trainable_token_indices": [3, 5]},
 }  # fmt: skip
 
 
@@ -119,7 +120,7 @@ def saved(kind: str, place: Path) -> dict[str, Tensor]:
     model = peft.get_peft_model(copy.deepcopy(tiny_causal().model), config)
     with torch.no_grad():
         for name, p in model.named_parameters():
-            if "modules_to_save" in name or "magnitude" in name:
+            if any(part in name for part in ("modules_to_save", "magnitude", "trainable_tokens")):
                 p.mul_(1.1)
     model.save_pretrained(place)
     return {n: p.detach().clone() for n, p in model.merge_and_unload().named_parameters()}
@@ -133,7 +134,7 @@ def test_an_adapter_is_the_change_that_peft_folds(kind: str, tmp_path: Path) -> 
     assert set(found) == set(folded)
     for name in folded:
         torch.testing.assert_close(found[name], folded[name], atol=1e-5, rtol=1e-4, msg=lambda m, name=name: f"{name}: {m}")
-    assert isinstance(delta["model.layers.0.self_attn.q_proj.weight"], LowRank) == (kind != "dora")
+    assert isinstance(delta["model.layers.0.self_attn.q_proj.weight"], LowRank) == (kind not in ("dora", "trained tokens"))
 
 
 def test_an_adapter_of_another_base_is_refused(tmp_path: Path) -> None:

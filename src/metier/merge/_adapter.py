@@ -34,7 +34,7 @@ def adapter(place: Path, base: Mapping[str, Tensor], model: Callable[[], Base]) 
     config = _config(place)
     stored = Stored(place / TENSORS)
     tensors = {n.removeprefix(PREFIX): stored.tensor(n) for n in stored.facts}
-    entries = _plain(place, config, tensors, base) if _is_plain(config, tensors) else dict(_by_peft(place, model()).entries)
+    entries = _plain(place, config, tensors, base) if _is_plain(config, tensors) else dict(_by_peft(place, model(), base).entries)
     if not entries:
         raise KeyMismatch(f"{place / TENSORS}: changes no tensor of the base; its modules are {config.get('target_modules')}.")
     return Delta(entries, provenance={"adapter": str(place), "rank": config.get("r"), "kind": config.get("peft_type")})
@@ -53,10 +53,11 @@ def _config(place: Path) -> dict[str, Any]:
 
 
 def _is_plain(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bool:
-    """Whether scale * B A is all that the adapter does (beside modules saved whole)."""
+    """Whether scale * B A of linear layers is all that the adapter does (beside modules saved whole)."""
     adapted = [n for n in tensors if ".lora_" in n]
     flat = all(n.endswith(PLAIN) and tensors[n].ndim == 2 for n in adapted)
-    return config["peft_type"] == "LORA" and bool(adapted) and flat and not config.get("use_dora") and config.get("bias", "none") == "none"
+    more = any(config.get(option) for option in ("use_dora", "target_parameters", "trainable_token_indices"))
+    return config["peft_type"] == "LORA" and bool(adapted) and flat and not more and config.get("bias", "none") == "none"
 
 
 def _plain(place: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> dict[str, Entry]:
@@ -84,7 +85,8 @@ def _scale(config: Mapping[str, Any], module: str, rank: int) -> float:
     return float(alpha / rank**0.5 if config.get("use_rslora") else alpha / rank)
 
 
-def _by_peft(place: Path, base: Base) -> Delta:
+def _by_peft(place: Path, base: Base, files: Mapping[str, Tensor]) -> Delta:
+    """What peft folds, by the names that tensors have in `files`."""
     from peft import PeftModel
 
     model = copy.deepcopy(base.model)
@@ -93,4 +95,9 @@ def _by_peft(place: Path, base: Base) -> Delta:
         merged = PeftModel.from_pretrained(model, str(place)).merge_and_unload()
     except (ValueError, RuntimeError, KeyError, NotImplementedError, AttributeError) as error:
         raise UserError(f"{place}: peft cannot fold this adapter into the base ({str(error)[:300]}).") from error
-    return diff(before, {n: p.data for n, p in merged.named_parameters()})
+    after = {n: p.data for n, p in merged.named_parameters()}
+    if all(n in files for n in before):
+        return diff(before, after)
+    from transformers.core_model_loading import revert_weight_conversion  # some models join tensors of their files (Mixtral's experts)
+
+    return diff(revert_weight_conversion(base.model, before), revert_weight_conversion(base.model, after))
