@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from metier.cli import options
+from metier.cli.done import how_of, planned, say_done
 from metier.errors import UserError
 
 if TYPE_CHECKING:
-    from metier.delta import Checkpoint
-    from metier.merge._work import Done, How
+    from metier.merge._work import How
 
 HELP = "Changes of weights: diff, fold, unfold, show, convert, compress, add, compare."
 Change = Annotated[str, typer.Argument(help="A change: a saved delta, a PEFT adapter, a specialist, or a full checkpoint.")]
@@ -48,7 +48,7 @@ def _taking(verbs: typer.Typer) -> None:
         from metier.merge import _work
 
         found = _work.open_base(base)
-        say_done(_work.keep(_work.opened(tuned, found), Path(out), found, _how(force, verify)), as_json)
+        say_done(_work.keep(_work.opened(tuned, found), Path(out), found, how_of(force, verify)), as_json)
 
 
 def _folding(verbs: typer.Typer) -> None:
@@ -56,13 +56,15 @@ def _folding(verbs: typer.Typer) -> None:
         base: Base, delta: Change, out: Out = "folded", force: options.Force = False, verify: options.Verify = True, ray: options.Ray = None,
         dry_run: options.DryRun = False, as_json: options.AsJson = False,
     ) -> None:  # fmt: skip
-        """Write BASE + DELTA as a checkpoint that any tool loads: weights, configuration and tokenizer."""
+        """Write BASE + DELTA as a checkpoint that any tool loads: weights, configuration and tokenizer. A task's head is left out."""
         from metier.merge import _work
+        from metier.merge._heads import body_of
 
         found = _work.open_base(base)
-        if not _planned(found, [delta], out, dry_run, as_json):
-            recipe = {"fold": delta}
-            say_done(_work.fold(found, _work.opened(delta, found), Path(out), _how(force, verify, ray), recipe=recipe), as_json)
+        if not planned(found, [delta], out, dry_run, as_json):
+            body = body_of(_work.opened(delta, found), found, delta)
+            recipe = {"fold": delta} | body.facts()
+            say_done(_work.fold(found, body.delta, Path(out), how_of(force, verify, ray), recipe=recipe), as_json, **body.facts())
 
     verbs.command("fold")(fold)
     verbs.command("apply", help="The same as fold.")(fold)
@@ -80,14 +82,24 @@ def _folding(verbs: typer.Typer) -> None:
     ) -> None:
         """Take DELTA out of CHECKPOINT again and write what is left; says whether that is the base, bit for bit."""
         from metier.merge import _work
+        from metier.merge._heads import body_of
 
         change, _ = _work.open_change(delta, base)
         found = _work.open_base(checkpoint)
-        taken = _work.negated(found, change)
-        done = _work.fold(found, taken, Path(out), _how(force, verify), recipe={"unfold": delta})
+        if change.base and found.fingerprint() == change.base:
+            raise UserError(
+                f"unfold: {checkpoint} is the base of {delta} itself: nothing was folded into it. Give the checkpoint that metier delta "
+                "fold wrote; base - change is written by metier delta scale DELTA -1 and fold."
+            )
+        body = body_of(change, found, delta)
+        taken, recipe = _work.negated(found, body.delta), {"unfold": delta} | body.facts()
+        done = _work.fold(found, taken, Path(out), how_of(force, verify), recipe=recipe).of("the checkpoint")
         same = _work.open_base(out).fingerprint() == change.base if change.base else None
-        words = {None: "", True: "It is the base, bit for bit.", False: "It is not the base bit for bit: folding had rounded."}[same]
-        say_done(done, as_json, words, is_the_base=same)
+        words = {
+            None: "", True: "It is the base, bit for bit.",
+            False: f"It is not the base bit for bit: folding had rounded, or {checkpoint} is not base + {delta}.",
+        }[same]  # fmt: skip
+        say_done(done, as_json, words, is_the_base=same, **body.facts())
 
 
 def _showing(verbs: typer.Typer) -> None:
@@ -140,21 +152,23 @@ def _converting(verbs: typer.Typer) -> None:
 
         if (rank is None) == (energy is None):
             raise UserError("to-lora: give either --rank 16 or --energy 0.9.")
-        _compressed(delta, base, Path(out), _how(force, verify), as_json, lambda d: convert(d, rank, energy=energy))
+        _compressed(delta, base, Path(out), how_of(force, verify), as_json, lambda d: convert(d, rank, energy=energy))
 
     @verbs.command("to-peft")
     def to_peft(
         delta: Change, out: Out = "adapter", base: OfBase = None, force: options.Force = False, verify: options.Verify = True,
         as_json: options.AsJson = False,
     ) -> None:  # fmt: skip
-        """Write a low-rank DELTA as a LoRA adapter that peft loads."""
+        """Write a low-rank DELTA as a LoRA adapter that peft loads. A task's head is left out."""
         from metier.merge import _work
         from metier.merge._export import export
+        from metier.merge._heads import body_of
 
         change, found = _work.open_change(delta, base)
         if found is None:
             raise UserError(f"{delta}: its base is not where it was, and peft's format depends on it. Say --base.")
-        say_done(export(change, found, Path(out), _how(force, verify)), as_json)
+        body = body_of(change, found, delta)
+        say_done(export(body.delta, found, Path(out), how_of(force, verify)), as_json, **body.facts())
 
 
 def _compressing(verbs: typer.Typer) -> None:
@@ -162,7 +176,7 @@ def _compressing(verbs: typer.Typer) -> None:
     def compress(
         delta: Change,
         method: Annotated[str, typer.Option("--method", "-m", help="compeft, bitdelta or svd.")] = "compeft",
-        density: Annotated[float, typer.Option("--density", help="compeft: the fraction of entries kept.")] = 0.05,
+        density: Annotated[float | None, typer.Option("--density", help="compeft: the fraction of entries kept; default: 0.05.")] = None,
         alpha: Annotated[float | None, typer.Option("--alpha", help="compeft: scale in standard deviations; default: nearest.")] = None,
         everything: Annotated[bool, typer.Option("--everything", help="bitdelta: embeddings and output layer too.")] = False,
         rank: Rank = None,
@@ -177,15 +191,28 @@ def _compressing(verbs: typer.Typer) -> None:
         from metier import check
         from metier.merge import bitdelta, compeft, svd
 
-        if method == "svd" and rank is None and energy is None:
-            energy = 0.9
         ways = {
-            "compeft": lambda d: compeft.compressed(d, density=density, alpha=alpha),
+            "compeft": lambda d: compeft.compressed(d, density=0.05 if density is None else density, alpha=alpha),
             "bitdelta": lambda d: bitdelta.compressed(d, everything=everything),
-            "svd": lambda d: svd.compressed(d, rank, energy=energy),
+            "svd": lambda d: svd.compressed(d, rank, energy=0.9 if rank is None and energy is None else energy),
         }
         check.one_of("--method", method, ways)
-        _compressed(delta, base, Path(out), _how(force, verify), as_json, ways[method])
+        _of_method(method, {"density": density, "alpha": alpha, "everything": everything or None, "rank": rank, "energy": energy})
+        _compressed(delta, base, Path(out), how_of(force, verify), as_json, ways[method])
+
+
+OF_METHOD = {"density": "compeft", "alpha": "compeft", "everything": "bitdelta", "rank": "svd", "energy": "svd"}
+
+
+def _of_method(method: str, given: dict[str, Any]) -> None:
+    """Raises UserError for an option (None: not given) of another method, which would be ignored."""
+    for name, value in given.items():
+        if value is not None and OF_METHOD[name] != method:
+            raise UserError(
+                f"compress: --{name} is an option of {OF_METHOD[name]}, not of {method}: leave it out, or say --method {OF_METHOD[name]}."
+            )
+    if given["rank"] is not None and given["energy"] is not None:
+        raise UserError("compress: give either --rank 16 or --energy 0.9.")
 
 
 def _adding(verbs: typer.Typer) -> None:
@@ -213,7 +240,7 @@ def _adding(verbs: typer.Typer) -> None:
         total = parts[0]
         for part in parts[1:]:
             total = total + part
-        say_done(_work.keep(total, Path(out), on, _how(force, verify)), as_json)
+        say_done(_work.keep(total, Path(out), on, how_of(force, verify)), as_json)
 
     @verbs.command(context_settings={"ignore_unknown_options": True})  # so that -1 is a number
     def scale(
@@ -230,15 +257,9 @@ def _adding(verbs: typer.Typer) -> None:
         from metier.merge import _work
 
         check.number("scale: factor", factor)
-        how = _how(force, verify)
+        how = how_of(force, verify)
         found, on = _work.change_and_base(delta, base, how)
         say_done(_work.keep(factor * found, Path(out), on, how), as_json)
-
-
-def _how(force: bool, verify: bool, ray: str | None = None) -> How:
-    from metier.merge._work import How
-
-    return How(force, verify, ray=ray)
 
 
 def _compressed(delta: str, base: str | None, out: Path, how: How, as_json: bool, compress: Any) -> None:
@@ -254,38 +275,3 @@ def _compressed(delta: str, base: str | None, out: Path, how: How, as_json: bool
     if facts.get("perplexity_full") is not None:
         words += f"; perplexity with the full change {facts['perplexity_full']:.4g}"
     say_done(done, as_json, words, bytes_before=before)
-
-
-def _planned(base: Checkpoint, places: list[str], out: str, dry_run: bool, as_json: bool) -> bool:
-    """Print the plan where that is all that is wanted."""
-    from metier.merge import _work
-
-    if dry_run:
-        say_plan(_work.plan(base, places, Path(out)), as_json)
-    return dry_run
-
-
-def say_plan(plan: dict[str, Any], as_json: bool) -> None:
-    """A plan, for a person or as JSON."""
-    if as_json:
-        typer.echo(json.dumps(plan))
-        return
-    typer.echo(f"reads      {plan['bytes_read'] / 1e6:.4g} MB")
-    typer.echo(f"writes     {plan['bytes_written'] / 1e6:.4g} MB, {plan['tensors']} tensors in {', '.join(plan['shards'])}")
-    typer.echo(f"memory     at most about {plan['peak_memory'] / 1e6:.0f} MB")
-    typer.echo(f"output     {plan['out']}{' (there already: needs --force)' if plan['there'] else ''}")
-
-
-def say_done(done: Done, as_json: bool, words: str = "", **facts: Any) -> None:
-    """What was written; warnings go to standard error."""
-    from metier import progress
-
-    for warning in done.verdict.warnings if done.verdict else ():
-        progress.say(f"warning    {warning}")
-    if as_json:
-        typer.echo(json.dumps(done.json() | facts))
-        return
-    typer.echo(f"saved      {done.out}: {done.bytes / 1e6:.4g} MB")
-    if words:
-        typer.echo(words)
-    typer.echo(done.verdict.text() if done.verdict else "verified   no (--no-verify)")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from metier.cli import options
-from metier.cli.delta import say_done, say_plan
+from metier.cli.done import say_done, say_plan
 from metier.errors import UserError, nearest
 from metier.method import Method, catalogue, find, named
 
@@ -128,13 +128,14 @@ def _merge(asked: Asked, out: Path, how: How, as_delta: bool, dry_run: bool, as_
     from metier.delta.transform import chain
     from metier.merge import _work
     from metier.merge._experts import weights_of
+    from metier.merge._heads import without_heads
     from metier.merge._method import change_of
 
     base, places, settings = _work.open_base(asked.base), list(asked.settings.experts), asked.settings
     if dry_run:
         say_plan(_work.plan(base, places, out), as_json)
         return
-    experts = _work.without_heads([_work.opened(p, base) for p in places], places)
+    experts = without_heads([_work.opened(p, base) for p in places], places)
     _work.check_experts(base, experts, places)
     merge, coefs, lines = asked.merge, settings.coef, settings.lines
     changed = change_of(merge, experts, base, coefs=coefs, lines=lines)

@@ -84,7 +84,7 @@ def run(
     with _cluster(ray) as there, checkpoint_like(base, out, {"key": key} | json.loads(text), force=force) as writer:
         left = writer.left()
         tell(base.bytes() - sum(map(_bytes, left)))
-        work = Work(delta, before, writer, full=merge.weights == "full", experts=len(experts), step=SLICE if where is None else ON_DEVICE)
+        work = Work(delta, before, writer, full=merge.weights == "full", experts=experts, step=SLICE if where is None else ON_DEVICE)
         if there is None:
             with Pool(workers) as pool:
                 for shard in left:
@@ -167,7 +167,7 @@ class Work:
     floats: Mapping[str, _Floats]
     writer: CheckpointWriter
     full: bool
-    experts: int
+    experts: Sequence[Delta]
     step: int
 
     def make(self, shard: Stored, pool: Pool, tell: _Telling) -> None:

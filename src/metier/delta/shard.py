@@ -15,6 +15,7 @@ from metier.delta.pool import Pool
 from metier.delta.scratch import array, place, scratch
 from metier.delta.stored import Facts, Mapped, Stored
 from metier.delta.sums import same
+from metier.delta.transform import slices
 from metier.delta.write import ShardWriter
 from metier.errors import UserError
 from metier.lazy import torch
@@ -68,7 +69,7 @@ class Shard:
             if terms is not None:
                 finite = sums.merged(terms, start, stop, out, array("chunks", len(terms.tuned) * sums.CHUNK))
             else:
-                change = entry.part(start, stop, place(self.work.experts, stop - start, plain=True))
+                change = entry.part(start, stop, place(len(self.work.experts), stop - start, plain=True))
                 finite = bool(native.rounded(change, out) if full else native.added(before[start:stop], change, out))
             if not finite:
                 return self._range(name, entry, start, last, step)  # which tells what is wrong
@@ -81,7 +82,7 @@ class Shard:
             stop = min(start + step, last)
             values = tensor[start:stop]
             if entry is not None:
-                change = entry.part(start, stop, place(self.work.experts, stop - start))
+                change = entry.part(start, stop, place(len(self.work.experts), stop - start))
                 values = self._rounded(name, change, tensor.dtype) if self.work.full else self._sum(name, values, change, start)
             self.file.write(name, start, values)
         self.tell((last - first) * tensor.dtype.itemsize)
@@ -116,7 +117,13 @@ class Shard:
     def _culprit(self, name: str) -> str:
         if not bool(self.shard.tensor(name).isfinite().all()):
             return f"So does the base, {self.shard.path}: it is damaged."
-        return "One of the experts is damaged or its training diverged."
+        for expert in self.work.experts:
+            if name in expert.entries and not all(bool(values.isfinite().all()) for _, values in slices(expert[name])):
+                place = next((f"{expert.provenance[k]}" for k in ("tuned", "adapter", "expert") if k in expert.provenance), None)
+                if place is None:
+                    return "So does what is put in: one of the models is damaged, or a factor is too large."
+                return f"So does {place}: it is damaged, or its training diverged."
+        return "All that is put in is sound, the result goes beyond float32: lower the scale or the coefficients."
 
 
 def _has_negative_zero(values: Tensor) -> bool:

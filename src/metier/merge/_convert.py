@@ -16,6 +16,10 @@ from metier.delta.parts.truncate import low_rank
 from metier.errors import KeyMismatch, UserError
 from metier.model.base import Base
 
+NEW = "is a tensor the base does not have."
+BOTH = "changes by factors and in its bias; peft cannot hold both. Leave the bias out."
+FOLD = "Such a change can be folded: metier delta fold."
+RENAMED = "is in the base's files, but transformers joins or renames it when it loads them, so an adapter has no module for it."
 TASKS = {"causal": "CAUSAL_LM", "seq2seq": "SEQ_2_SEQ_LM", "encoder": "FEATURE_EXTRACTION"}
 
 
@@ -56,7 +60,7 @@ def to_peft(delta: Delta, base: Base, weights: Mapping[str, Tensor]) -> Adapter:
 
     weights: the base's, by name. Raises UserError naming every tensor that has no place in such an adapter.
     """
-    modules, saved, wrong = _places(delta, base.model)
+    modules, saved, wrong = _places(delta, base.model, weights)
     if wrong:
         raise UserError("to-peft: " + " ".join(wrong))
     if not modules:
@@ -90,26 +94,43 @@ def with_peft(base: Base, out: Path) -> nn.Module:
     return model
 
 
-def _places(delta: Delta, model: nn.Module) -> tuple[dict[str, str], list[str], list[str]]:
+def _places(delta: Delta, model: nn.Module, weights: Mapping[str, Tensor]) -> tuple[dict[str, str], list[str], list[str]]:
     """(module -> tensor that gets factors, modules to save whole, what is wrong)."""
-    modules, saved, wrong = {}, [], []
+    modules, saved, wrong = {}, [], {}  # type: dict[str, str], list[str], dict[str, list[str]]
     known = dict(model.named_modules())
     for name in delta:
         entry, (module, _, leaf) = delta[name], name.rpartition(".")
+        there = module in known and leaf in dict(known[module].named_parameters(recurse=False))
         if isinstance(entry, New):
-            wrong.append(f"'{name}' is a tensor the base does not have.")
-        elif module not in known or leaf not in dict(known[module].named_parameters(recurse=False)):
+            wrong.setdefault(NEW, []).append(name)
+        elif not there and name in weights:
+            wrong.setdefault(RENAMED, []).append(name)
+        elif not there:
             raise KeyMismatch(f"to-peft: the base has no tensor '{name}'. Was the change made from another model?")
+        elif len(entry.shape) > 2:
+            wrong.setdefault(f"has {len(entry.shape)} axes, as fused experts have, and an adapter holds matrices.", []).append(name)
+        elif len(entry.shape) == 2 and not _is_linear(known[module]):
+            wrong.setdefault(f"is a matrix of a {type(known[module]).__name__}, where peft puts no factors.", []).append(name)
         elif isinstance(entry, LowRank):
             modules[module] = name
+        elif len(entry.shape) <= 1 and any(known[module].children()):
+            wrong.setdefault(f"belongs to a {type(known[module]).__name__}, which an adapter cannot save whole.", []).append(name)
         elif len(entry.shape) <= 1:
             saved.append(module)
         else:
             kind = type(entry).__name__.lower()
-            wrong.append(f"'{name}' is {kind}, an adapter holds low-rank matrices: run metier delta to-lora first.")
+            wrong.setdefault(f"is {kind}, an adapter holds low-rank matrices: run metier delta to-lora first.", []).append(name)
     saved = list(dict.fromkeys(saved))
-    wrong += [f"'{m}' changes by factors and in its bias; peft cannot hold both. Leave the bias out." for m in saved if m in modules]
-    return modules, saved, wrong
+    if both := [m for m in saved if m in modules]:
+        wrong[BOTH] = both
+    told = [f"'{names[0]}'{f' (and {len(names) - 1} more)' if len(names) > 1 else ''} {why}" for why, names in wrong.items()]
+    told += [FOLD] if told and NEW not in wrong else []
+    return modules, saved, told
+
+
+def _is_linear(module: nn.Module) -> bool:
+    """Whether peft puts LoRA beside it."""
+    return isinstance(module, nn.Linear | nn.Embedding) or type(module).__name__ == "Conv1D"
 
 
 def _pair(module: str, entry: LowRank, layer: nn.Module) -> dict[str, Tensor]:

@@ -88,6 +88,8 @@ def table(facts: dict[str, Any]) -> str:
         f"entries    {facts['entries']}, {100 * share:.3g} % not zero; {facts['stored_bytes'] / 1e6:.3g} MB stored", "",
         f"{'tensor':58s} {'kind':8s} {'shape':>14s} {'norm':>9s} {'zero':>7s} {'eff. rank':>9s} {'r(90 %)':>8s}",
     ]  # fmt: skip
+    if not facts["nonzero"]:
+        lines.insert(-2, "nothing    every entry is zero: with and without this change the model is the same")
     lines += [_line(r) for r in facts["tensors"]]
     lines += ["", f"{'layer':>10s} {'tensors':>8s} {'norm':>9s} {'zero':>7s}"]
     for row in facts["layers"]:

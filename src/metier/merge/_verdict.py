@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from collections.abc import Mapping
@@ -23,46 +22,75 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TOLERANCE = 1e-3  # of the outputs' spread: two ways to form the same float32 sum differ by less
+GIBBERISH = 4.0  # times the base's perplexity
 CARD = "metier.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """gap: the largest difference of outputs; spread: the outputs' standard deviation; perplexities of result and base (encoders: none)."""
+    """gap: the largest difference of outputs; spread: the outputs' standard deviation; perplexities of result and base (encoders: none).
+
+    finite: whether all outputs of the result are numbers;  of: what the change was made to, in words;  remedy: what helps against gibberish
+    """
 
     gap: float
     spread: float
     perplexity: float | None
     base_perplexity: float | None
-    warnings: tuple[str, ...] = ()
+    finite: bool = True
+    of: str = "the base"
+    remedy: str = "Lower scale or coef."
 
     @property
     def equal(self) -> bool:
         """Whether the gap is what rounding explains."""
         return self.gap <= TOLERANCE * self.spread
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a person should know of the result."""
+        now, before = self.perplexity, self.base_perplexity
+        if not self.finite:
+            return (f"the result computes values that are not numbers. {self.remedy}".strip(),)
+        if self.spread == 0:
+            return (f"every output is the same number: the change is too large, or the model is damaged. {self.remedy}".strip(),)
+        if now is None or before is None or now <= GIBBERISH * before:
+            return ()
+        return (f"perplexity on plain English is {now:.4g}, {self.of}'s {before:.4g}: it may write gibberish. {self.remedy}".strip(),)
+
     def facts(self) -> dict[str, Any]:
-        """For JSON, which has no infinity: None there."""
-        numbers = {n: v if v is not None and math.isfinite(v) else None for n, v in dataclasses.asdict(self).items() if n != "warnings"}
+        """For JSON, which has no infinite numbers: null."""
+        kept = {"gap": self.gap, "spread": self.spread, "perplexity": self.perplexity, "base_perplexity": self.base_perplexity}
+        numbers = {k: v if v is not None and math.isfinite(v) else None for k, v in kept.items()}
         return numbers | {"equal": self.equal, "warnings": list(self.warnings)}
 
     def text(self) -> str:
         """One line for a person."""
         words = f"verified   loaded again: outputs differ by at most {self.gap:.2g} from what they should be (their spread is {self.spread:.2g})"
         if self.perplexity is not None and self.base_perplexity is not None:
-            words += f"; perplexity {self.perplexity:.4g}, the base's {self.base_perplexity:.4g}"
+            words += f"; perplexity {self.perplexity:.4g}, {self.of}'s {self.base_perplexity:.4g}"
         return words
 
 
-def store(out: Path, verdict: Verdict | None, **facts: Any) -> None:
+def note(out: Path, verdict: Verdict | None, **facts: Any) -> None:
     """Put the verdict and other facts in the output's card, metier.json. Raises Failed where the result is not what it should be."""
     place = out / CARD
     card = json.loads(place.read_text(encoding="utf-8")) if place.is_file() else {}
     atomic.write_json(place, card | facts | {"verified": verdict.facts() if verdict else None})
-    if verdict is not None and not verdict.equal:
+    if verdict is not None and verdict.finite and not verdict.equal:
         raise Failed(
             f"{out}: what was written does not say what it should: outputs differ by {verdict.gap:.3g}, their spread is {verdict.spread:.3g}. "
             "Do not use it; please report this with the command."
+        )
+
+
+def store(out: Path, verdict: Verdict | None, **facts: Any) -> None:
+    """As `note`; raises Failed also where outputs are no numbers."""
+    note(out, verdict, **facts)
+    if verdict is not None and not verdict.finite:
+        raise Failed(
+            f"{out}: the result computes values that are not numbers: the change is too large for the model. Lower the scale or the "
+            "coefficients, and look at the inputs with metier delta show. Do not use it."
         )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -28,8 +29,6 @@ from metier.task.general import continuation
 
 TOKENS = 48  # of each text that is read
 FEWEST, MOST, WORK = 2, 16, 1_600_000_000  # texts that are read, and parameters times texts
-GIBBERISH = 4.0  # times the base's perplexity
-REMEDY = "Lower scale or coef."
 
 
 class Probe:
@@ -85,7 +84,7 @@ def changed(plain: Base, found: Delta, expected: Delta, weights: Mapping[str, Te
     return judged(plain, plain, model_of(plain, composed(weights, expected)), model_of(plain, composed(weights, found)))
 
 
-def saved(specialist: Specialist, again: Specialist, remedy: str = REMEDY) -> Verdict | None:
+def saved(specialist: Specialist, again: Specialist, remedy: str) -> Verdict | None:
     """The verdict on a saved specialist, read again, beside the one in memory; None where it changes no weights.
 
     Perplexities are those of causal bases. remedy: what is advised against gibberish.
@@ -97,26 +96,22 @@ def saved(specialist: Specialist, again: Specialist, remedy: str = REMEDY) -> Ve
         with one.attached() as model:
             said.append(probe.outputs(model))
     before, now = (probe.perplexity(s) for s in (said[0], said[2])) if specialist.base.family == "causal" else (None, None)
-    return _verdict(said[1], said[2], now, before, remedy)
+    return replace(_verdict(said[1], said[2], now, before), remedy=remedy)
 
 
 def judged(reader: Base, plain: Base, expected: nn.Module, found: nn.Module) -> Verdict:
     """The verdict on a model that should equal another; `plain` is the base, for its perplexity."""
     probe, before = Probe(reader), Probe(plain)
     should, says = probe.outputs(expected), probe.outputs(found)
-    return _verdict(should, says, probe.perplexity(says), before.perplexity(before.outputs(plain.model)), REMEDY)
+    return _verdict(should, says, probe.perplexity(says), before.perplexity(before.outputs(plain.model)))
 
 
-def _verdict(should: Tensor, says: Tensor, perplexity: float | None, base_perplexity: float | None, remedy: str) -> Verdict:
+def _verdict(should: Tensor, says: Tensor, perplexity: float | None, base_perplexity: float | None) -> Verdict:
+    """should, says: (tokens, outputs). Where both are not numbers they do not differ."""
     same = (should == says) | (should.isnan() & says.isnan())
-    gap, there, warnings = float((should - says).abs().masked_fill(same, 0.0).max()), should[should.isfinite()], []
-    if not bool(says.isfinite().all()):
-        warnings.append("the result computes values that are not numbers")
-    elif perplexity is not None and base_perplexity is not None and perplexity > GIBBERISH * base_perplexity:
-        what = f"perplexity on plain English is {perplexity:.4g}, the base's {base_perplexity:.4g}: it may write gibberish. {remedy}"
-        warnings.append(what.strip())
+    gap, there = float((should - says).abs().masked_fill(same, 0.0).max()), should[should.isfinite()]
     spread = float(there.std()) if len(there) > 1 else 0.0
-    return Verdict(gap if gap == gap else math.inf, spread, perplexity, base_perplexity, tuple(warnings))
+    return Verdict(gap if gap == gap else math.inf, spread, perplexity, base_perplexity, bool(says.isfinite().all()))
 
 
 def _fitting(place: str | Path) -> str:

@@ -40,6 +40,10 @@ class Done:
     verdict: Verdict | None
     facts: Mapping[str, Any] = field(default_factory=dict)
 
+    def of(self, what: str) -> Done:
+        """The same, told as a change of `what` instead of 'the base'."""
+        return self if self.verdict is None else replace(self, verdict=replace(self.verdict, of=what))
+
     def json(self) -> dict[str, Any]:
         """For JSON."""
         return {"out": str(self.out), "bytes": self.bytes, **self.facts, "verified": self.verdict.facts() if self.verdict else None}
@@ -196,21 +200,6 @@ def only_changed(delta: Delta) -> Delta:
     if not names:
         raise UserError("the change is zero everywhere: there is nothing to store. Are both models the same?")
     return delta.only(names)
-
-
-def without_heads(deltas: Sequence[Delta], places: Sequence[str]) -> list[Delta]:
-    """The changes without tensors that the base does not have; what is left out is said."""
-    found = []
-    for delta, place in zip(deltas, places, strict=True):
-        new = [n for n in delta if isinstance(delta.entries[n], New)]
-        if new:
-            progress.say(
-                f"left out: {', '.join(new)} of {place}: the base has no such tensor, and heads of different tasks are not merged."
-            )
-        found.append(delta.only([n for n in delta if n not in new]) if new else delta)
-        if not len(found[-1]):
-            raise UserError(f"{place}: changes no tensor of the base; there is nothing to merge.")
-    return found
 
 
 def check_experts(base: Checkpoint, deltas: Sequence[Delta], places: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from metier.errors import UserError
 from metier.merge import _verify
-from metier.merge._verdict import Verdict, store
+from metier.merge._verdict import Verdict, note
 from metier.method import find
 from metier.model import Specialist
 from metier.task import Task
@@ -26,7 +26,7 @@ def reloaded(specialist: Specialist, place: Path, task: Task, methods: Sequence[
     settings = {s.name for m in methods for s in find(m).settings}
     levers = [n for n in LEVERS if n in settings]
     verdict = _verify.saved(specialist, again, f"Lower {' or '.join(levers)}." if levers else "")
-    store(place, verdict, reload_gap=gap)
+    note(place, verdict, reload_gap=gap)
     return gap, verdict
 
 
