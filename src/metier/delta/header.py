@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from metier.delta.entry import Seen
 from metier.delta.kinds import Between, Dense, LowRank, New, Packed, Ref, Sparse
-from metier.delta.stored import Stored
+from metier.delta.stored import Stored, spread
 from metier.errors import UserError
 from metier.lazy import torch
 
-FORMAT = 1
+FORMAT = 2
 HEADER, DATA = "delta.json", "delta.safetensors"
+BLANK = "0" * 64  # what delta.json says in the place of its own SHA-256 while that is taken
+FORMED = 3 * 4  # bytes that working with an entry takes where it is formed: three times the tensor in float32
 KINDS: dict[type, str] = {
     Dense: "dense", Between: "dense", Seen: "dense", New: "new", Sparse: "sparse", LowRank: "lowrank", Packed: "packed", Ref: "ref",
 }  # fmt: skip
@@ -29,33 +33,70 @@ PARTS = {
 NUMBERS = {"lowrank": ("scale",), "packed": ("count", "rice", "scale"), "ref": ("delta", "name", "scale")}
 
 
-def check_header(place: Path, header: Mapping[str, Any]) -> None:
-    """Raises UserError where delta.json says what cannot be, naming the tensor."""
-    wanted = {"format": int, "base": str, "provenance": dict, "data": str, "entries": dict}
+def check_header(place: Path, header: Mapping[str, Any], text: bytes) -> None:
+    """Raises UserError where delta.json, whose bytes are `text`, is damaged or says what cannot be, naming the tensor."""
+    wanted = {"format": int, "base": str, "provenance": dict, "check": str, "head": str, "entries": dict}
     if header.get("format") != FORMAT or isinstance(header.get("format"), bool):
         raise UserError(
-            f"{place}: has format {header.get('format')!r}; this version reads {FORMAT}. Use the version of metier that wrote it."
+            f"{place}: has format {header.get('format')!r}; this version reads {FORMAT}. Use the version of metier that wrote it, or make it again."
         )
     if wrong := sorted(k for k, kind in wanted.items() if not isinstance(header.get(k), kind)) or sorted(set(header) - set(wanted)):
         raise UserError(f"{place}: lacks or misstates {', '.join(map(repr, wrong))}. The file is damaged.")
-    for name, facts in header["entries"].items():
-        _check_facts(place, name, facts)
+    if not (_hash(header["check"]) and sealed(text.replace(header["check"].encode(), BLANK.encode(), 1)) == text):
+        raise UserError(
+            f"{place}: is not what was written (its SHA-256 is another): the file is damaged or was edited. Copy or make it again."
+        )
+    check_entries(place, header["entries"], hashed=True)
 
 
-def _check_facts(place: Path, name: str, facts: Any) -> None:
+def sealed(text: bytes) -> bytes:
+    """The text of a delta.json whose `check` is BLANK, with its SHA-256 there."""
+    return text.replace(BLANK.encode(), hashlib.sha256(text).hexdigest().encode(), 1)
+
+
+def check_entries(place: Path | str, entries: Mapping[str, Any], *, hashed: bool) -> None:
+    """Raises UserError where the facts of an entry cannot be, naming the tensor. hashed: its SHA-256 is one of them."""
+    import psutil  # only where a stored change is read: merges of checkpoints begin without it
+
+    free = psutil.virtual_memory().available
+    for name, facts in entries.items():
+        _check_facts(place, name, facts, hashed)
+        _check_size(place, name, facts, free)
+
+
+def _check_facts(place: Path | str, name: str, facts: Any, hashed: bool) -> None:
     kind = facts.get("kind") if isinstance(facts, dict) else None
     if not isinstance(kind, str) or kind not in PARTS:
         raise UserError(f"{place}: '{name}' has unknown kind {kind!r}; this version reads {', '.join(PARTS)}.")
-    if set(facts) != {"kind", "shape", *NUMBERS.get(kind, ())}:
-        raise UserError(
-            f"{place}: '{name}' must have kind, shape and {', '.join(NUMBERS.get(kind, ())) or 'nothing else'}; got {sorted(facts)}."
-        )
+    known = ("kind", "shape", *NUMBERS.get(kind, ()), *(("sha256",) if hashed and PARTS[kind] else ()))
+    if set(facts) != set(known):
+        raise UserError(f"{place}: '{name}' must have {', '.join(known)} and nothing else; got {sorted(facts)}.")
     shape = facts["shape"]
     whole = {"count", "rice"} & set(facts)
     fine = isinstance(shape, list) and all(_count(i) for i in shape) and len(shape) <= 64 and all(_count(facts[k]) for k in whole)
     fine = fine and all(isinstance(facts[k], str) for k in {"delta", "name"} & set(facts)) and _number(facts.get("scale", 0))
-    if not fine or math.prod(shape) >= 1 << 62:
+    if not fine or not _hash(facts.get("sha256", BLANK)) or spread(shape) >= 1 << 61:
         raise UserError(f"{place}: '{name}' has a shape or a number that cannot be: {facts}. The file is damaged.")
+
+
+def _check_size(place: Path | str, name: str, facts: Mapping[str, Any], free: int) -> None:
+    """Few bytes can stand for a huge tensor, save where they hold every entry; no command is to fail half-way on one."""
+    size = FORMED * spread(facts["shape"])
+    if facts["kind"] not in ("dense", "new") and size > free:
+        raise UserError(
+            f"{place}: '{name}' ({facts['kind']}) has shape {facts['shape']}, so that working with it takes {size / 1e9:.3g} GB (three times "
+            f"the tensor in float32); {free / 1e9:.3g} GB of memory are free. The file is damaged, or for a machine with more memory."
+        )
+
+
+def check_head(place: Path, head: str, data: Stored) -> None:
+    """Raises UserError where the header of the data (types, shapes, places) is not the one that was written."""
+    with data.path.open("rb") as file:
+        if hashlib.sha256(file.read(data.start)).hexdigest() != head:
+            raise UserError(
+                f"{data.path}: its header is not the one that {place.name} was written with (its SHA-256 is another): "
+                "one of the two is damaged or of another delta. Copy or make it again."
+            )
 
 
 def check_parts(place: Path, entries: Mapping[str, Any], data: Stored) -> None:
@@ -86,6 +127,10 @@ def check_parts(place: Path, entries: Mapping[str, Any], data: Stored) -> None:
             raise UserError(
                 f"{place}: '{name}' ({facts['kind']}, shape {list(shape)}) does not fit its data {[list(s) for s in shapes]}, {types}."
             )
+
+
+def _hash(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
 
 def _count(value: Any) -> bool:

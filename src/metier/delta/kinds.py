@@ -241,7 +241,7 @@ class Ref:
         """The entry that is meant, scaled. Raises UserError where the other delta is not at hand."""
         if self.find is None:
             raise UserError(
-                f"delta: '{self.name}' refers to the delta {self.delta[:12]}, which is not at hand. Load it and pass it in `others`."
+                f"delta: '{self.name}' of the delta {self.delta[:16]} is referred to, and not at hand. Save this delta beside that one and load it."
             )
         found = self.find()
         if tuple(found.shape) != tuple(self.shape):

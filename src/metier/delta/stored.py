@@ -195,6 +195,8 @@ def _facts(path: Path, name: str, said: Any) -> Facts:
     kind, (begin, end) = said["dtype"], offsets
     if end - begin != (size := math.prod(shape) * SIZES[kind]):
         raise UserError(wrong + f"shape {shape} of {kind} takes {size} bytes, its offsets {end - begin}.")
+    if spread(shape) >= 1 << 61:
+        raise UserError(wrong + f"shape {shape} is beyond any memory. The file is damaged.")
     return Facts(kind, tuple(shape), begin, end)
 
 
@@ -207,6 +209,11 @@ def _contiguous(path: Path, facts: dict[str, Facts], size: int) -> None:
         end, before = fact.end, name
     if end != size:
         raise UserError(f"{path}: holds {size} bytes of data, its header describes {end}. It is cut short or damaged; copy it again.")
+
+
+def spread(shape: Iterable[int]) -> int:
+    """Entries of a shape, an empty axis counted as one: torch multiplies the others of it all the same, and must not overflow."""
+    return math.prod(max(i, 1) for i in shape)
 
 
 def _counts(value: Any) -> bool:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from metier.delta import Between, Delta, Entry, LowRank, New, Seen
-from metier.delta.entry import tensors_of
-from metier.delta.file import KINDS
+from metier.delta.entry import SLICE, tensors_of
+from metier.delta.header import KINDS
 from metier.delta.parts.scale import depth_of
 from metier.delta.parts.truncate import rank_of
 from metier.delta.transform import slices
@@ -32,7 +32,7 @@ def _row(name: str, entry: Entry, largest: int) -> dict[str, Any]:
     matrix = len(entry.shape) == 2 and not isinstance(entry, New) and 0 < min(entry.shape) <= largest
     whole = entry.dense() if matrix and not isinstance(entry, LowRank) else None
     squares, nonzero, most = 0.0, 0, 0.0
-    for values in [whole.reshape(-1)] if whole is not None else (v for _, v in slices(entry)):
+    for values in whole.reshape(-1).split(SLICE) if whole is not None else (v for _, v in slices(entry)):
         squares += float(values.double().square().sum())
         nonzero += int(values.count_nonzero())
         most = max(most, float(values.abs().max())) if len(values) else most

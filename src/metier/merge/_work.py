@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metier import __version__, cluster, progress
-from metier.delta import Checkpoint, Delta, Entry, New, load, merged, run, save
+from metier.delta import Checkpoint, Delta, Entry, New, Ref, load, merged, run, save
 from metier.delta.combine import same_base
 from metier.delta.entry import grain_of
 from metier.delta.entry import opened as opened_entry
@@ -132,7 +132,7 @@ def keep(delta: Delta, out: Path, base: Checkpoint | None, how: How, **facts: An
     """Save a change, load it again, and compare what base + change says with the change in memory. It must change something."""
     from metier.merge import _verify
 
-    delta = only_changed(delta)
+    delta = only_changed(delta).map(lambda _, e: e.entry() if isinstance(e, Ref) else e)  # `out` may be far from what is referred to
     plain = _verify.checkable(base.path) if base is not None and how.verify else None
     made = {"metier": __version__} | ({"base": str(base.path.resolve())} if base is not None else {})
     delta = replace(delta, provenance={**delta.provenance, **made}, base=delta.base or (base.fingerprint() if base is not None else ""))
