@@ -115,6 +115,15 @@ def test_inputs_are_not_changed() -> None:
     assert len(a) == 2
 
 
+def test_base_plus_delta() -> None:
+    weights, change = {"w": torch.ones(2), "v": torch.zeros(1)}, Delta({"w": Dense(torch.tensor([0.5, 2.0]))})
+    assert {n: t.tolist() for n, t in (weights + change / 2).items()} == {"w": [1.25, 2.0], "v": [0.0]}
+    assert sum([change, change])["w"].dense().tolist() == [1.0, 4.0]  # type: ignore[call-overload]
+    for wrong in (1, 2.5, None):
+        with pytest.raises(TypeError, match="unsupported operand"):
+            _ = wrong + change
+
+
 def test_new_tensors() -> None:
     head = torch.randn(2, 3, dtype=torch.bfloat16)
     change = diff({"w": torch.ones(1)}, {"w": torch.ones(1), "head": head})

@@ -244,3 +244,16 @@ def test_what_a_family_cannot_do_is_said() -> None:
     for ask in (lambda s: s.generate([Prompt("a")], max_new_tokens=1), lambda s: s.score([Prompt("a")], [["b"]])):
         with pytest.raises(UserError, match="is an encoder"):
             ask(Specialist(base("bert")))
+
+
+def test_base_plus_delta_is_a_specialist() -> None:
+    made = base("llama")
+    change = weight(UP)
+    before, found = state(made.model), made + change.delta
+    with found.attached() as model:
+        assert torch.equal(model.get_parameter(UP), before[UP][2] + 0.5)
+    assert same(made.model, before)
+    with pytest.raises(BaseMismatch, match="made from base eeee"):
+        _ = made + Delta({}, "e" * 64)
+    with pytest.raises(TypeError, match="unsupported operand"):
+        _ = made + 1  # type: ignore[operator]

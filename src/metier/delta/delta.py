@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from metier.delta import native
 from metier.delta.entry import Entry, Seen, grain_of, opened, tensors_of
-from metier.delta.kinds import Between, Dense, LowRank, New, Sparse
+from metier.delta.kinds import Between, Dense, LowRank, New, Ref, Sparse
 from metier.delta.shape import Shape
 from metier.errors import BaseMismatch, KeyMismatch, ShapeMismatch
 from metier.lazy import torch
@@ -76,6 +76,9 @@ class Delta:
 
     __rmul__ = __mul__
 
+    def __truediv__(self, c: float) -> Delta:
+        return self * (1.0 / c)
+
     def __neg__(self) -> Delta:
         return self * -1.0
 
@@ -95,6 +98,12 @@ class Delta:
         lazy = isinstance(self.entries, Lazy) or isinstance(other.entries, Lazy)
         entries: Mapping[str, Entry] = Lazy(names, entry) if lazy else {n: entry(n) for n in names}
         return Delta(entries, self.base or other.base, {"sum": [dict(self.provenance), dict(other.provenance)]})
+
+    def __radd__(self, weights: Mapping[str, Tensor] | int) -> Any:
+        """base + delta, see `apply`; 0 + delta is the delta, so that `sum` adds deltas."""
+        if isinstance(weights, Mapping):
+            return self.apply(weights)
+        return self if weights == 0 else NotImplemented
 
     def map(self, change: Callable[[str, Entry], Entry]) -> Delta:
         """A delta with every entry replaced by one of its shape."""
@@ -158,6 +167,7 @@ def added(base: Tensor, change: Tensor) -> Tensor:
 
 
 def _sum(name: str, a: Entry, b: Entry) -> Entry:
+    a, b = (e.entry() if isinstance(e, Ref) else e for e in (a, b))
     if tuple(a.shape) != tuple(b.shape):
         raise ShapeMismatch(f"delta: cannot add changes of '{name}' with shapes {tuple(a.shape)} and {tuple(b.shape)}.")
     if isinstance(a, New) or isinstance(b, New):

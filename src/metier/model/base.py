@@ -5,13 +5,17 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
 
-from metier.errors import UserError
+from metier.delta import Delta
+from metier.errors import BaseMismatch, UserError
 from metier.task import Prompt
+
+if TYPE_CHECKING:
+    from metier.model.specialist import Specialist
 
 Family = Literal["causal", "seq2seq", "encoder"]
 REMEMBERED = 200_000  # encoded texts a base keeps
@@ -46,6 +50,19 @@ class Base:
 
     def __post_init__(self) -> None:
         self.parameters = sum(p.numel() for p in self.model.parameters()) if isinstance(self.model, nn.Module) else 0
+
+    def __add__(self, delta: Delta) -> Specialist:
+        """base + delta: the specialist with that change of weights. Raises BaseMismatch where it was made from another base."""
+        from metier.model.change import WeightChange
+        from metier.model.specialist import Specialist
+
+        if not isinstance(delta, Delta):
+            return NotImplemented
+        if delta.base and delta.base != self.fingerprint:
+            raise BaseMismatch(
+                f"{self.name}: the change was made from base {delta.base[:16]}, not {self.fingerprint[:16]}. Add it to that one."
+            )
+        return Specialist(self, (WeightChange(delta),))
 
     @property
     def device(self) -> torch.device:
