@@ -43,8 +43,8 @@ class Verdict:
 
     @property
     def equal(self) -> bool:
-        """Whether the gap is what rounding explains."""
-        return self.gap <= TOLERANCE * self.spread
+        """Whether the outputs are numbers and the gap is what rounding explains."""
+        return self.finite and self.gap <= TOLERANCE * self.spread
 
     @property
     def warnings(self) -> tuple[str, ...]:
