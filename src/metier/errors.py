@@ -34,6 +34,14 @@ class BaseMismatch(UserError):
     """A change was made from another base (fingerprints differ)."""
 
 
+class NotNumbers(UserError):
+    """Weights or changes of the tensor called `tensor` are infinite or not numbers."""
+
+    def __init__(self, message: str, tensor: str = "") -> None:
+        super().__init__(message)
+        self.tensor = tensor
+
+
 class SealedSplit(UserError):
     """A method asked for the test split."""
 

@@ -227,6 +227,36 @@ def test_an_output_layer_that_is_no_longer_tied_is_not_lost(run: Run, base: Base
     assert seen.code == 2 and "'lm_head.weight' of tuned/model.safetensors is a tensor of its own" in seen.err and not Path("lost").exists()
 
 
+def test_values_that_are_not_numbers_are_refused(run: Run, base: Base) -> None:
+    name = "model.layers.1.mlp.up_proj.weight"
+    for kind in (torch.float32, torch.bfloat16):
+        start = checkpoint(base, Path(f"base-{kind}"), dtype=kind)
+        checkpoint(base, Path(f"bad-{kind}"), lambda n, t: t.where(t != t.max(), torch.nan) if n == name else t + 0.1, dtype=kind)
+        checkpoint(base, Path(f"good-{kind}"), noise(1), dtype=kind)
+        bad, good = f"bad-{kind}", f"good-{kind}"
+        merges = [("merge", m, good, bad, "-b", start) for m in ("ties", "linear", "slerp")]
+        for words in (("delta", "diff", start, bad), ("delta", "fold", start, bad), *merges, (*merges[0], "--delta")):
+            seen = run(*words, "-o", "out", "--no-verify")
+            assert seen.code == 2 and f"{bad}/model.safetensors: '{name}' holds values that are infinite or not numbers" in seen.err, (
+                seen.err
+            )
+            assert not Path("out").exists()
+    seen = run("delta", "diff", "bad-torch.float32", "good-torch.float32", "-o", "out", "--no-verify")
+    assert seen.code == 2 and f"'{name}' holds values that are infinite or not numbers" in seen.err and not Path("out").exists()
+
+
+def test_an_adapter_that_does_not_hold_numbers(run: Run, base: Base) -> None:
+    from safetensors.torch import load_file, save_file
+
+    file = adapter(base, Path("a")) / "adapter_model.safetensors"
+    tensors = load_file(file)
+    first = next(n for n in tensors if n.endswith("lora_B.weight"))
+    save_file(tensors | {first: tensors[first] / 0}, file)
+    for words in (("delta", "diff", base.path, "a"), ("delta", "fold", base.path, "a")):
+        seen = run(*words, "-o", "out", "--no-verify")
+        assert seen.code == 2 and "a: 'model.layers.0" in seen.err and not Path("out").exists(), seen.err
+
+
 def test_gibberish_is_warned_of(run: Run) -> None:
     from metier.model import load_base
 

@@ -14,8 +14,8 @@ from metier.errors import UserError, nearest
 from metier.method import Method, catalogue, find, named
 
 if TYPE_CHECKING:
-    from metier.delta import Merge
-    from metier.merge._work import How
+    from metier.delta import Checkpoint, Delta, Merge
+    from metier.merge._work import Done, How
 
 RECIPES = "from-mergekit"
 FLAGS = ("base", "coef", "lines", "out", "delta", "force", "verify", "no-verify", "workers", "ray", "device", "dry-run", "json")
@@ -124,33 +124,37 @@ def _asked(method: str, models: list[str], flags: dict[str, str], base: str | No
 
 
 def _merge(asked: Asked, out: Path, how: How, as_delta: bool, dry_run: bool, as_json: bool) -> None:
-    from metier.delta.parts import by_depth
-    from metier.delta.transform import chain
     from metier.merge import _work
-    from metier.merge._experts import weights_of
-    from metier.merge._heads import without_heads
-    from metier.merge._method import change_of
+    from metier.merge._numbers import naming
 
-    base, places, settings = _work.open_base(asked.base), list(asked.settings.experts), asked.settings
+    base, places = _work.open_base(asked.base), list(asked.settings.experts)
     if dry_run:
         say_plan(_work.plan(base, places, out), as_json)
         return
     experts = without_heads([_work.opened(p, base) for p in places], places)
     _work.check_experts(base, experts, places)
-    merge, coefs, lines = asked.merge, settings.coef, settings.lines
+    with naming(*experts):
+        say_done(_made(asked, base, experts, out, how, as_delta), as_json)
+
+
+def _made(asked: Asked, base: Checkpoint, experts: list[Delta], out: Path, how: How, as_delta: bool) -> Done:
+    from metier.delta.parts import by_depth
+    from metier.delta.transform import chain
+    from metier.merge import _work
+    from metier.merge._experts import weights_of
+    from metier.merge._method import change_of
+
+    merge, coefs, lines = asked.merge, asked.settings.coef, asked.settings.lines
     changed = change_of(merge, experts, base, coefs=coefs, lines=lines)
     if as_delta:
         changed = replace(changed, provenance={**changed.provenance, "recipe": asked.recipe()})
-        say_done(_work.keep(changed, out, base, how.here("a change (--delta)"), recipe=asked.recipe()), as_json)
-        return
+        return _work.keep(changed, out, base, how.here("a change (--delta)"), recipe=asked.recipe())
     if merge.weights == "full" and lines is not None:
-        done = _work.fold(base, changed, out, how.on_cpu("--lines after a merge of weights"), recipe=asked.recipe())
-    else:
-        if merge.weights == "full":
-            experts = [weights_of(e, base) for e in experts]
-        merge = merge if lines is None else merge._replace(then=chain(merge.then, by_depth(lines, 1.0)))
-        done = _work.merge_to(merge, base, experts, changed, out, how, coefs=coefs, recipe=asked.recipe())
-    say_done(done, as_json)
+        return _work.fold(base, changed, out, how.on_cpu("--lines after a merge of weights"), recipe=asked.recipe())
+    if merge.weights == "full":
+        experts = [weights_of(e, base) for e in experts]
+    merge = merge if lines is None else merge._replace(then=chain(merge.then, by_depth(lines, 1.0)))
+    return _work.merge_to(merge, base, experts, changed, out, how, coefs=coefs, recipe=asked.recipe())
 
 
 def _recipe(

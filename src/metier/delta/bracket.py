@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from metier.delta import native
 from metier.delta.scratch import array
-from metier.errors import UserError
+from metier.errors import NotNumbers
 
 HELD = 1 << 21  # entries inside the bracket that may be collected
 HEAVY = 0.01  # share of a sample from which on it is worth counting an end of the bracket apart
@@ -95,5 +95,5 @@ def ranked(parts: list[NDArray[np.float32]], rank: int) -> Found:
 
 
 def refuse(block: Block) -> NoReturn:
-    """Raises UserError: a block holds what is not a number."""
-    raise UserError(f"delta: '{block[0]}' holds values that are not numbers. A model is damaged or its training diverged.")
+    """Raises NotNumbers: a block holds what is not a number."""
+    raise NotNumbers(f"delta: '{block[0]}' holds values that are not numbers. A model is damaged or its training diverged.", block[0])

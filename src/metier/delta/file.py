@@ -21,11 +21,11 @@ from metier.delta.delta import Delta, Lazy
 from metier.delta.entry import SLICE, Entry, Seen, tensors_of
 from metier.delta.header import BLANK, DATA, FORMAT, HEADER, KINDS, NUMBERS, check_entries, sealed
 from metier.delta.kinds import Between
-from metier.delta.reader import Reader, entry_of
+from metier.delta.reader import Reader, are_numbers, entry_of
 from metier.delta.shape import Shape
 from metier.delta.stored import layout, raw
 from metier.delta.write import ShardWriter, explained, put_back, renamed
-from metier.errors import UserError
+from metier.errors import NotNumbers, UserError
 from metier.lazy import torch
 
 if TYPE_CHECKING:
@@ -33,7 +33,10 @@ if TYPE_CHECKING:
 
 
 def save(delta: Delta, folder: Path | str, *, force: bool = False) -> str:
-    """Write a delta, tensor by tensor, whole or not at all; its id (SHA-256 of delta.json). Raises UserError where `folder` is there."""
+    """Write a delta, tensor by tensor, whole or not at all; its id (SHA-256 of delta.json).
+
+    Raises UserError where `folder` is there, NotNumbers where a change is infinite or not a number.
+    """
     folder = Path(folder).expanduser().absolute()
     put_back(folder)
     if folder.exists() and not force:
@@ -118,6 +121,8 @@ def _write_data(delta: Delta, place: Path) -> tuple[str, dict[str, dict[str, str
                 for start in range(0, n, SLICE):
                     stop = min(start + SLICE, n)
                     values = entry.part(start, stop) if flat is None else flat[start:stop]
+                    if not are_numbers(values):
+                        raise NotNumbers(f"delta: '{name}' holds values that are infinite or not numbers. A model is damaged.", name)
                     writer.write(key, start, values)
                     digest.update(raw(values))
             digests[name] = {"sha256": digest.hexdigest()} if parts else {}

@@ -161,6 +161,10 @@ def _finite(values: Tensor, digest: Any) -> bool:
     for part in values.reshape(-1).split(SLICE):
         if digest is not None:
             digest.update(raw(part))
-        if fine and values.dtype.is_floating_point and not math.isfinite(float(part.float().sum())):
-            fine = bool(part.float().isfinite().all())
+        fine = fine and are_numbers(part)
     return fine
+
+
+def are_numbers(values: Tensor) -> bool:
+    """Whether no value is infinite or not a number."""
+    return not values.dtype.is_floating_point or math.isfinite(float(values.float().sum())) or bool(values.float().isfinite().all())

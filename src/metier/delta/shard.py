@@ -17,7 +17,7 @@ from metier.delta.stored import Facts, Mapped, Stored
 from metier.delta.sums import same
 from metier.delta.transform import slices
 from metier.delta.write import ShardWriter
-from metier.errors import UserError
+from metier.errors import NotNumbers, UserError
 from metier.lazy import torch
 
 if TYPE_CHECKING:
@@ -110,9 +110,8 @@ class Shard:
         if all(bool(v.isfinite().all()) for v in values):
             kind, most = str(dtype).removeprefix("torch."), torch.finfo(dtype).max
             raise UserError(f"merge: '{name}' holds values beyond what {kind} can hold ({most:.6g}). Lower the scale, or merge in float32.")
-        raise UserError(
-            f"merge: '{name}' would hold values that are infinite or not numbers. {self._culprit(name)} Nothing was put at the output."
-        )
+        text = f"merge: '{name}' would hold values that are infinite or not numbers. {self._culprit(name)} Nothing was put at the output."
+        raise NotNumbers(text, name)
 
     def _culprit(self, name: str) -> str:
         if not bool(self.shard.tensor(name).isfinite().all()):

@@ -21,6 +21,7 @@ from metier.delta.transform import Merge, in_slices, slices
 from metier.errors import UserError
 from metier.merge import _verdict
 from metier.merge._experts import opened
+from metier.merge._numbers import naming
 from metier.merge._verdict import Verdict
 from metier.method import Method
 
@@ -136,7 +137,7 @@ def keep(delta: Delta, out: Path, base: Checkpoint | None, how: How, **facts: An
     plain = _verify.checkable(base.path) if base is not None and how.verify else None
     made = {"metier": __version__} | ({"base": str(base.path.resolve())} if base is not None else {})
     delta = replace(delta, provenance={**delta.provenance, **made}, base=delta.base or (base.fingerprint() if base is not None else ""))
-    with watching(out, sum(e.shape.numel() * 4 for e in delta.entries.values()), f"writing {out.name}"):
+    with naming(delta), watching(out, sum(e.shape.numel() * 4 for e in delta.entries.values()), f"writing {out.name}"):
         save(delta, out, force=how.force)
     found = load(out)
     verdict = None
@@ -179,7 +180,7 @@ def finish(
         raise UserError(
             f"{out.name}: the result would be the base, bit for bit: no change reaches it. Look at the inputs with metier delta show."
         )
-    with watching(out, base.bytes(), f"writing {out.name}"):
+    with naming(delta), watching(out, base.bytes(), f"writing {out.name}"):
         write()
     expected = _verdict.composed(base, delta) if weights is None else _verdict.replaced(base, weights)
     verdict = check(out, expected) if check is not None else None

@@ -1,0 +1,38 @@
+"""Numbers: which file holds the values that are not numbers."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from metier.delta import Between, Delta
+from metier.delta.entry import Seen
+from metier.delta.stored import Mapped
+from metier.errors import NotNumbers, UserError
+
+
+@contextlib.contextmanager
+def naming(*changes: Delta) -> Iterator[None]:
+    """Where a tensor turns out not to hold numbers, say in which of the changes' files: a UserError."""
+    try:
+        yield
+    except NotNumbers as error:
+        place = next((found for c in changes if (found := _source(c, error.tensor))), None)
+        if place is None:
+            raise
+        raise UserError(
+            f"{place}: '{error.tensor}' holds values that are infinite or not numbers. The file is damaged or its training diverged. "
+            "Nothing was put at the output."
+        ) from error
+
+
+def _source(change: Delta, name: str) -> str | None:
+    """The file or folder that a change's tensor comes from, where its values are not numbers."""
+    if (entry := change.entries.get(name)) is None:
+        return None
+    stored = entry.tuned if isinstance(entry, Between) else entry.stored if isinstance(entry, Seen) else None
+    known = change.provenance.get("adapter") or change.provenance.get("tuned")
+    if (place := stored.file.path if isinstance(stored, Mapped) else known) is None:
+        return None
+    values = stored.tensor if isinstance(stored, Mapped) else entry.dense()
+    return None if bool(values.isfinite().all()) else str(place)
