@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from metier.delta.combine import combination
 from metier.delta.delta import Delta, Lazy
 from metier.delta.entry import Entry, Seen, opened, sum_of
 from metier.delta.kinds import Between, Dense, New, read
+from metier.delta.parts.scale import DEPTH
 from metier.delta.parts.total import total
 from metier.delta.stored import Mapped
 from metier.delta.sums import Sum, same
@@ -24,6 +25,8 @@ from metier.lazy import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+COMPUTED = ("inv_freq", "masked_bias")
 
 
 def diff(base: Mapping[str, Tensor], tuned: Mapping[str, Tensor], *, fingerprint: str = "") -> Delta:
@@ -105,10 +108,30 @@ def same_architecture(base: Checkpoint, tuned: Checkpoint) -> None:
             )
 
 
+def no_surplus_layers(base: Iterable[str], tuned: Checkpoint, surplus: Iterable[str]) -> None:
+    """Raises KeyMismatch where one of the `surplus` tensors of a tuned model is in a layer, of a stack of layers that the base has too.
+
+    Outside of layers it may be a head; what a model computes when it is built (frequencies of rotations) is no weight.
+    """
+    if not (inside := [n for n in surplus if DEPTH.search(n) and not n.endswith(COMPUTED)]):
+        return
+    stacks = {_stack(n) for n in base if DEPTH.search(n)}
+    for name in inside:
+        if any(s.endswith("." + _stack(name)) or ("." + _stack(name)).endswith("." + s) for s in stacks):
+            raise KeyMismatch(f"{_file(tuned, name)}: has '{name}', which the base lacks. Is it of another architecture, or size?")
+
+
+def _stack(name: str) -> str:
+    """What comes before a layer's number: 'model.layers'."""
+    found = DEPTH.search(name)
+    return name[: found.start(1) - 1] if found else ""
+
+
 def _of_checkpoints(base: Checkpoint, tuned: Checkpoint, fingerprint: str) -> Delta:
     same_architecture(base, tuned)
     _same_ties(base, tuned)
     stored = {n for n in tuned if n not in base}
+    no_surplus_layers(base, tuned, stored)
     names = [n for n in base if base.floating(n)] + sorted(stored)
 
     def entry(name: str) -> Entry:

@@ -31,16 +31,18 @@ def adapter(place: Path, base: Mapping[str, Tensor], model: Callable[[], Base]) 
     model  gives the base as a model, for adapters that only peft can convert
     Raises UserError for a folder that is no adapter, KeyMismatch for one of another base.
     """
-    config = _config(place)
+    config = config_of(place)
     stored = Stored(place / TENSORS)
     tensors = {n.removeprefix(PREFIX): stored.tensor(n) for n in stored.facts}
     entries = _plain(place, config, tensors, base) if _is_plain(config, tensors) else dict(_by_peft(place, model(), base).entries)
     if not entries:
         raise KeyMismatch(f"{place / TENSORS}: changes no tensor of the base; its modules are {config.get('target_modules')}.")
-    return Delta(entries, provenance={"adapter": str(place), "rank": config.get("r"), "kind": config.get("peft_type")})
+    facts = {"rank": config.get("r"), "kind": config.get("peft_type"), "tuned_on": config.get("base_model_name_or_path")}
+    return Delta(entries, provenance={"adapter": str(place), **facts})
 
 
-def _config(place: Path) -> dict[str, Any]:
+def config_of(place: Path) -> dict[str, Any]:
+    """The adapter_config.json of an adapter. Raises UserError for a folder that is no adapter."""
     try:
         found = json.loads((place / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from metier.delta import Between, Checkpoint, Delta, Lazy, New, diff, load
-from metier.delta.difference import combined, weights
+from metier.delta.difference import combined, no_surplus_layers, weights
 from metier.delta.entry import Entry
 from metier.delta.kinds import read
 from metier.delta.stored import Mapped
 from metier.errors import BaseMismatch, KeyMismatch, ShapeMismatch, UserError
+from metier.merge import _kin
 from metier.merge._adapter import CONFIG as ADAPTER
 from metier.merge._adapter import adapter
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from metier.task import Task
 
 Missing = Literal["error", "skip"]
+KINDS = ("delta.json", "specialist.json", "change.json", ADAPTER)
 
 
 class Expert(NamedTuple):
@@ -46,22 +47,26 @@ def opened(place: str | Path, base: Checkpoint | Base, *, missing: Missing = "er
 def opened_expert(place: str | Path, base: Checkpoint | Base, *, missing: Missing = "error") -> Expert:
     """As `opened`, with the labels of the expert's head."""
     place = Path(place).expanduser()
-    known = {
-        "delta.json": lambda: _delta(place, base),
-        "specialist.json": lambda: _specialist(place, base),
-        "change.json": lambda: _change(place, base),
-        ADAPTER: lambda: _adapter(place, base),
-    }
-    kind = next((k for k in known if (place / k).is_file()), None)
-    if kind is None and not place.exists():
-        raise UserError(f"expert {place}: no such folder. Give the folder of a delta, a specialist, a PEFT adapter or a full checkpoint.")
-    expert = known[kind]() if kind else Expert(_tuned(place, base, missing))
+    known = {"delta.json": _delta, "specialist.json": _specialist, "change.json": _change, ADAPTER: _adapter}
+    kind = kind_of(place)
+    expert = known[kind](place, base) if kind else Expert(_tuned(place, base, missing))
+    if kind in (None, ADAPTER):
+        _kin.alike(base, place)
     return expert._replace(delta=_named(expert.delta, weights_of_base(base), place))
+
+
+def kind_of(place: Path) -> str | None:
+    """The file by which a saved change is known; None: a full checkpoint. Raises UserError where there is no such folder."""
+    found = next((k for k in KINDS if (place / k).is_file()), None)
+    if found is None and not place.exists():
+        raise UserError(f"expert {place}: no such folder. Give the folder of a delta, a specialist, a PEFT adapter or a full checkpoint.")
+    return found
 
 
 def open_experts(places: Sequence[str], start: Specialist) -> tuple[list[Delta], list[Expert]]:
     """(bodies, experts): the experts, and their changes of what the base has."""
     experts = [opened_expert(place, start.base) for place in places]
+    _kin.same_vocabulary(start.base.path, *places)
     return [body(e.delta) for e in experts], experts
 
 
@@ -153,6 +158,7 @@ def _adapter(place: Path, base: Checkpoint | Base) -> Expert:
 
         return load_base(base.path, device="cpu") if isinstance(base, Checkpoint) else base
 
+    _kin.of_named_base(place, base)
     return Expert(adapter(place, weights_of_base(base), model))
 
 
@@ -162,6 +168,7 @@ def _tuned(place: Path, base: Checkpoint | Base, missing: Missing) -> Delta:
         return diff(base, tuned)
     before, names = weights_of_base(base), {}
     found = _matching(tuned, before)
+    no_surplus_layers(before, tuned, set(tuned) - set(found.values()))
     for name, tensor in before.items():
         if not tensor.is_floating_point():
             continue
@@ -211,15 +218,6 @@ def _same_base(place: Path, fingerprint: str, base: Checkpoint | Base) -> None:
     ours = base.fingerprint() if isinstance(base, Checkpoint) else base.fingerprint
     if not fingerprint or fingerprint == ours:
         return
-    if isinstance(base, Checkpoint) and fingerprint in _as_loaded(base):
+    if isinstance(base, Checkpoint) and fingerprint in _kin.as_loaded(base):
         return  # a specialist of this base in another type
     raise BaseMismatch(f"{place}: made from base {fingerprint[:16]}, not {ours[:16]}. Merge it on the base it was made from.")
-
-
-def _as_loaded(base: Checkpoint) -> Iterator[str]:
-    """Fingerprints of the base loaded in each type, where it can be loaded as a model."""
-    from metier.model.loading import DTYPES, load_base
-
-    for dtype in DTYPES:
-        with contextlib.suppress(UserError):
-            yield load_base(base.path, dtype=dtype, device="cpu").fingerprint

@@ -19,6 +19,7 @@ from metier.errors import KeyMismatch, ShapeMismatch, UserError
 from metier.merge import _verdict, _work
 from metier.merge._experts import opened, weights_of
 from metier.merge._heads import without_heads
+from metier.merge._kin import same_configuration, same_vocabulary
 from metier.merge.mergekit import recipe as recipes
 from metier.merge.mergekit.laid import Laid, beside, describe, laid_out, relayered
 from metier.merge.mergekit.recipe import Recipe, Slice
@@ -113,6 +114,9 @@ class Job:
             for name, placed in self.tensors.items():
                 if model in placed.names:
                     self._check_tensor(name, model, placed.names[model])
+            same_configuration(ours.path, files.path, layers=not self.recipe.by_layers)
+        if not self.recipe.tokenizer:
+            same_vocabulary(*(m.files.path for m in self.models.values()))
 
     def plan(self, out: Path) -> dict[str, Any]:
         """What a run would read, write and take."""
@@ -257,7 +261,7 @@ class Job:
         config = dict(files.config)
         if self.recipe.dtype:
             config["dtype" if "dtype" in config else "torch_dtype"] = self.recipe.dtype
-        if any(s.layers for part in self.recipe.slices for s in part.sources):
+        if self.recipe.by_layers:
             taken = [i for part in self.recipe.slices for i in range(*(part.sources[0].layers or (0, self._count(part))))]
             config |= relayered(config, taken)
         if words is not None:

@@ -86,6 +86,11 @@ class Recipe:
         named = [s.model for part in self.slices for s in part.sources]
         return tuple(dict.fromkeys(([self.base] if self.base else []) + named))
 
+    @property
+    def by_layers(self) -> bool:
+        """Whether layers are taken by their numbers."""
+        return any(s.layers for part in self.slices for s in part.sources)
+
     def value(self, name: str, part: Slice, model: str | None, tensor: str, t: float, default: Any = None) -> Any:
         """A parameter as it holds for a tensor: of the model's source, else of the slice, else of all."""
         places = [s.parameters for s in part.sources if s.model == model] + [part.parameters, self.parameters]
