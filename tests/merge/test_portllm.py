@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from tests.merge.learning import colours, noise, saved
+from tests.merge.learning import colours, noise, saved, with_head
+from tests.merge.models import adapter, checkpoint
+from tests.merge.models import noise as smear
 from tests.tiny import tiny_causal, tiny_encoder
 from tests.tune import tiny
 
-from metier.delta import Delta, Dense, LowRank, New, Sparse
+from metier.delta import Checkpoint, Delta, Dense, LowRank, New, Sparse
 from metier.errors import BaseMismatch, KeyMismatch, ShapeMismatch, UserError
 from metier.merge.portllm import Portability, Settings, port, portability, portllm, token_rows
 from metier.model import Base, Specialist, WeightChange
@@ -79,6 +84,52 @@ def test_rows_go_to_the_tokens_of_the_same_text(tmp_path: Path, kind: str) -> No
     assert torch.equal(change.delta[UP].dense(), low_rank(old).dense())
 
 
+def test_of_which_base_a_patch_is_must_be_known(tmp_path: Path) -> None:
+    old, new = tiny_causal(), tiny_causal(seed=1)
+    whole, lora = str(checkpoint(old, tmp_path / "whole", smear(1))), adapter(old, tmp_path / "lora")
+
+    def carried(place: object, base: Base, **settings: Any) -> Delta:
+        return portllm(Specialist(base), colours(), Settings(experts=(str(place),), **settings), Run()).delta
+
+    with pytest.raises(BaseMismatch, match=r"whole is a full checkpoint; .*--allow-base"):
+        carried(whole, new)
+    with pytest.raises(UserError, match="not known by a fingerprint. Give the old base itself"):
+        carried(whole, new, allow_base=old.fingerprint)
+    change = carried(whole, new, allow_base=old.path)[UP].dense()
+    torch.testing.assert_close(change, Checkpoint(whole)[UP] - old.model.get_parameter(UP))
+    with pytest.raises(BaseMismatch, match="was tuned on the base"):
+        carried(lora, new)
+    assert len(carried(lora, new, allow_base=old.path)) == len(carried(lora, old))
+    config = lora / "adapter_config.json"
+    config.write_text(config.read_text().replace(old.path, "nobody/knows"))
+    with pytest.raises(BaseMismatch, match=r"was tuned on nobody/knows, which cannot be found here .*--allow-base"):
+        carried(lora, new)
+    assert len(carried(lora, new, allow_base=old.fingerprint))
+    swapped = json.loads((Path(new.path) / "tokenizer.json").read_text())
+    swapped["model"]["vocab"] |= {"a": swapped["model"]["vocab"]["b"], "b": swapped["model"]["vocab"]["a"]}
+    (lora / "tokenizer.json").write_text(json.dumps(swapped))
+    with pytest.raises(UserError, match="another vocabulary than"):
+        carried(lora, new, allow_base=old.fingerprint)
+
+
+@pytest.mark.parametrize("make", [tiny_causal, tiny_encoder])
+def test_what_is_kept_is_measured_said_and_stored(tmp_path: Path, make: Callable[..., Base]) -> None:
+    old, new, task, said = make(), make(seed=1), colours(), []  # type: ignore[var-annotated]
+    patch = with_head(old, noise(old, 1, 0.5), task, 2)
+    (place,) = saved(old, tmp_path, [patch])
+    change = portllm(Specialist(new), task, Settings(experts=(place,), allow_base=old.path), Run(say=said.append))
+    found = change.delta.provenance["portability"]
+    assert found["old_patched"] == _accuracy(Specialist(old, (patch,)), task)
+    assert found["new_patched"] == _accuracy(Specialist(new, (change,)), task)
+    assert found["old"] == _accuracy(Specialist(old), task) and found["new"] == _accuracy(Specialist(new), task)
+    assert said == [f"portllm: {Portability(found['old'], found['old_patched'], found['new'], found['new_patched']).text()}"]
+    Specialist(new, (change,)).save(tmp_path / "carried")
+    assert '"portability"' in next((tmp_path / "carried").rglob("change.json")).read_text()
+    for settings in ({"allow_base": old.fingerprint}, {"allow_base": old.path, "measure": False}):
+        quiet = portllm(Specialist(new), task, Settings(experts=(place,), **settings), Run(say=said.append))  # type: ignore[arg-type]
+        assert len(said) == 1 and "portability" not in quiet.delta.provenance
+
+
 def test_token_rows() -> None:
     class Words:
         def __init__(self, *texts: str) -> None:
@@ -106,6 +157,7 @@ def test_what_does_not_fit_is_named() -> None:
 def test_portability_is_the_share_of_the_gain() -> None:
     assert Portability(0.2, 0.8, 0.3, 0.6).kept == pytest.approx(0.5)
     assert math.isnan(Portability(0.2, 0.2, 0.3, 0.6).kept)
+    assert Portability(0.2, 0.2, 0.3, 0.6).facts()["kept"] is None
     old, new, task = tiny_causal(), tiny_causal(seed=1), colours()
     patch = noise(old, 1, 0.5)
     found = portability(patch, old, new, task)

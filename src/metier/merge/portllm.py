@@ -6,10 +6,12 @@ Formula:     W' = W_new + d, d = W_old,tuned - W_old; re-mapped by tokens: the r
 Shapes:      d and both bases' tensors S; embeddings (tokens, hidden), whose first dimension may differ where tokens are re-mapped.
 Units:       none.
 Randomness:  none.
-Cost:        the old base is read once, where it is given by name; the change keeps its form (low-rank stays low-rank).
+Cost:        the old base is read once, where it is given by name, and dev is answered four times unless `measure` is false; the change
+             keeps its form (low-rank stays low-rank).
 Deviations:  the paper carries LoRA patches; any delta is carried here. Re-mapping by token text is ours. peft, mergekit: a patch is put onto
              any base of fitting shapes without a word; here another base is refused unless `allow_base` names the one it was made from.
-Errors:      BaseMismatch where the patch was made from a base that is not named; UserError where vocabularies differ and `remap` is 'no';
+Errors:      BaseMismatch where the patch was made from a base that is not named (a full checkpoint, or an adapter whose base cannot be found,
+             is one of an unknown base); UserError where vocabularies differ and `remap` is 'no';
              KeyMismatch, ShapeMismatch where the new base lacks a tensor or has another shape.
 """
 
@@ -17,18 +19,21 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from metier import check
+from metier import check, progress
 from metier.delta import Delta, LowRank, New, Sparse
 from metier.delta.entry import Entry
 from metier.delta.kinds import Dense
-from metier.errors import KeyMismatch, ShapeMismatch, UserError
+from metier.errors import BaseMismatch, KeyMismatch, ShapeMismatch, UserError
 from metier.evaluate.measuring import measure
-from metier.merge._experts import Expert, opened_expert, weights_of_model
+from metier.merge._adapter import CONFIG as ADAPTER
+from metier.merge._experts import Expert, kind_of, opened_expert, weights_of_model
+from metier.merge._kin import named_base, of_named_base
 from metier.method import About
 from metier.model import Base, Specialist, WeightChange, load_base
 from metier.task import Task
@@ -43,11 +48,13 @@ class Settings:
     """Settings of porting."""
 
     experts: tuple[str, ...]
-    """The one patch that is carried: folder of a delta, specialist or PEFT adapter."""
+    """The one patch that is carried: folder of a delta, specialist, PEFT adapter or, with allow_base, a full checkpoint."""
     allow_base: str = ""
     """The base that the patch was made from, by name or folder, or by its fingerprint where it is gone; none: the base at hand."""
     remap: Literal["no", "tokens"] = "no"
     """Whether rows of embeddings are moved to the tokens of the same text where vocabularies differ."""
+    measure: bool = True
+    """Whether both bases answer the dev split with and without the patch, where the old one is given by name: what carrying it costs."""
 
     def __post_init__(self) -> None:
         if len(self.experts) != 1:
@@ -57,20 +64,41 @@ class Settings:
 
 def portllm(start: Specialist, task: Task, settings: Settings, run: Run) -> WeightChange:
     """Carry a patch made on another base to this one."""
-    patch, rows = opened_patch(settings.experts[0], start.base, settings.allow_base, settings.remap)
-    return WeightChange(port(patch.delta, start.base, rows), patch.labels)
+    patch, rows, old = opened_patch(settings.experts[0], start.base, settings.allow_base, settings.remap)
+    delta = port(patch.delta, start.base, rows)
+    if settings.measure and old is not None and task.dev:
+        found = portability(patch.delta, old, start.base, task, rows=rows, labels=patch.labels)
+        (run.say or progress.say)(f"portllm: {found.text()}")
+        delta = replace(delta, provenance={**delta.provenance, "portability": found.facts()})
+    return WeightChange(delta, patch.labels)
 
 
-def opened_patch(place: str, base: Base, allow_base: str, remap: str) -> tuple[Expert, Tensor | None]:
-    """(the patch, rows): opened as a change of the base it was made from; rows: (new tokens,) the old row of each new token, -1 for none."""
+def opened_patch(place: str, base: Base, allow_base: str, remap: str) -> tuple[Expert, Tensor | None, Base | None]:
+    """(the patch, rows, the base it was made from where that is at hand beside the new one): opened as a change of that base.
+
+    rows: (new tokens,) the old row of each new token, -1 for none. Raises BaseMismatch where nothing says which base a patch was made from.
+    """
+    folder, kind = Path(place).expanduser(), kind_of(Path(place).expanduser())
     if not allow_base:
-        return opened_expert(place, base), None
+        if kind is None:
+            raise BaseMismatch(
+                f"portllm: {place} is a full checkpoint; taken as a change of {base.name} it would replace what that one knows. Say with "
+                "--allow-base which base it was tuned from."
+            )
+        if kind == ADAPTER and not of_named_base(folder, base):
+            raise BaseMismatch(
+                f"portllm: the adapter {place} was tuned on {named_base(folder) or 'a base that it does not name'}, which cannot be found here "
+                f"to be compared with {base.name}. Say with --allow-base which base it was tuned on."
+            )
+        return opened_expert(place, base), None, None
     if FINGERPRINT.fullmatch(allow_base):
         if remap != "no":
             raise UserError("remap: the old tokens are not known by a fingerprint. Give the old base itself as allow_base.")
-        return opened_expert(place, replace(base, fingerprint=allow_base)), None
+        if kind is None:
+            raise UserError(f"portllm: the change of the full checkpoint {place} is not known by a fingerprint. Give the old base itself.")
+        return opened_expert(place, replace(base, fingerprint=allow_base)), None, None
     old = load_base(allow_base, family=base.family, device="cpu")
-    return opened_expert(place, old), token_rows(old.tokenizer, base.tokenizer, remap)
+    return opened_expert(place, old), token_rows(old.tokenizer, base.tokenizer, remap), old
 
 
 def token_rows(old: Any, new: Any, remap: str) -> Tensor | None:
@@ -135,15 +163,29 @@ class Portability(NamedTuple):
         gain = self.old_patched - self.old
         return (self.new_patched - self.new) / gain if gain else float("nan")
 
+    def facts(self) -> dict[str, float | None]:
+        """For JSON."""
+        return self._asdict() | {"kept": self.kept if self.kept == self.kept else None}
 
-def portability(patch: Delta, old: Base, new: Base, task: Task, *, split: str = "dev", rows: Tensor | None = None) -> Portability:
-    """What a patch gains on the base it was made from, and carried to another one."""
+    def text(self) -> str:
+        """One line for a person."""
+        kept = f"{self.kept:.0%} of the gain is kept" if self.kept == self.kept else "the patch gains nothing on the old base"
+        old, new = f"old base {self.old:.3f}, patched {self.old_patched:.3f}", f"this one {self.new:.3f}, patched {self.new_patched:.3f}"
+        return f"dev score of the {old}; of {new}: {kept}"
+
+
+def portability(
+    patch: Delta, old: Base, new: Base, task: Task, *, split: str = "dev", rows: Tensor | None = None, labels: tuple[str, ...] = ()
+) -> Portability:  # fmt: skip
+    """What a patch gains on the base it was made from, and carried to another one. labels: of the patch's head, where it has one."""
 
     def score(base: Base, *changes: WeightChange) -> float:
         records = measure(Specialist(base, changes), task, split=split)
         return sum(r.score for r in records) / len(records)
 
-    return Portability(score(old), score(old, WeightChange(patch)), score(new), score(new, WeightChange(port(patch, new, rows))))
+    return Portability(
+        score(old), score(old, WeightChange(patch, labels)), score(new), score(new, WeightChange(port(patch, new, rows), labels))
+    )
 
 
 def _moved(entry: Entry, rows: Tensor, count: int) -> Entry:
