@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -23,7 +24,7 @@ from metier.delta.execute import apply
 from metier.delta.parts import drop, elect_sign_mean, mean, total
 from metier.delta.pool import Pool
 from metier.delta.scratch import scratch
-from metier.errors import KeyMismatch, ShapeMismatch, UserError
+from metier.errors import KeyMismatch, ShapeMismatch, Unwritable, UserError
 from metier.merge.linear import linear
 from metier.merge.ties import ties
 
@@ -238,6 +239,32 @@ def test_values_that_are_no_numbers(tmp_path: Path) -> None:
             run(way, base, [diff(base, write(tmp_path / "bad", bad))], tmp_path / "out")
     assert not (tmp_path / "out").exists()
     run(linear(), base, [diff(base, write(tmp_path / "good", state(1)))], tmp_path / "out")
+
+
+def test_a_refusal_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half-written shards go; whole ones stay where a next run may go on with them: after a full disk, not after what will be refused again."""
+    base, bad = write(tmp_path / "base", state(0), 2), state(1)
+    last = next(iter(base.shards[1].facts))
+    bad[last] = torch.full_like(bad[last], float("nan"))
+    deltas = [diff(base, write(tmp_path / "bad", bad))]
+    before = {"bad", "base"}
+    with pytest.raises(UserError, match=f"'{last}'"):
+        run(linear(), base, deltas, tmp_path / "out", recipe={"method": "linear"}, workers=1)
+    assert {p.name for p in tmp_path.iterdir()} == before
+
+    stops = set(base)
+
+    def full(self: object, name: str, *_: object) -> None:
+        if name in stops:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    good = [diff(base, write(tmp_path / "good", state(1)))]
+    monkeypatch.setattr("metier.delta.write.ShardWriter.write", full)
+    for left in (set(), {".out.part"}):
+        with pytest.raises(Unwritable, match="the disk is full"):
+            run(linear(), base, good, tmp_path / "out", recipe={"method": "linear"}, workers=1)
+        assert {p.name for p in tmp_path.iterdir()} == before | {"good"} | left
+        stops = {last}
 
 
 def test_float16_overflow_is_told(tmp_path: Path) -> None:

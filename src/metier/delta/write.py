@@ -2,7 +2,8 @@
 
 All work is done in the hidden folder '.NAME.part' beside the output. A shard is written under a name ending in '.part' and renamed when
 it is whole; the folder takes the output's name when all are. A killed run leaves the hidden folder; the next run with the same
-recipe keeps its finished shards. (Whole after a kill, that is; a power cut may lose what the disk had not taken yet.)
+recipe keeps its finished shards. (Whole after a kill, that is; a power cut may lose what the disk had not taken yet.) What is refused,
+or fails before a shard is finished, leaves nothing.
 """
 
 from __future__ import annotations
@@ -105,9 +106,16 @@ def checkpoint_like(like: Checkpoint, out: Path, recipe: Mapping[str, Any], *, f
         draft = out.parent / f".{out.name}.part"
         draft.mkdir(parents=True, exist_ok=True)
         with _alone(draft, out):
-            _resume(draft, text, like)
-            yield CheckpointWriter(out, like, draft)
-            _finish(draft, out, like)
+            writer = CheckpointWriter(out, like, draft)
+            try:
+                _resume(draft, text, like)
+                yield writer
+                _finish(draft, out, like)
+            except BaseException as error:
+                refused = isinstance(error, UserError) and not isinstance(error, Unwritable)
+                if refused or len(writer.left()) == len(like.shards):  # nothing there that a next run could go on with
+                    _removed(draft)
+                raise
 
 
 @contextlib.contextmanager
