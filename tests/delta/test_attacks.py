@@ -229,9 +229,10 @@ def mutated(data: st.DataObject, place: Path) -> bool:
     """Change, cut or double some bytes of a file: whether it is another file then."""
     before = place.read_bytes()
     content = bytearray(before)
+    tail = max(0, len(content) - 55)  # of the data file: the values
     for _ in range(data.draw(st.integers(1, 4))):
-        at = data.draw(st.integers(0, len(content)))
-        match data.draw(st.sampled_from(["set", "cut", "insert"])):
+        at = data.draw(st.one_of(st.integers(0, len(content)), st.integers(tail, max(tail, len(content) - 1))))
+        match data.draw(st.sampled_from(["set", "set", "cut", "insert"])):
             case "set":
                 content[at : at + 1] = data.draw(st.binary(min_size=1, max_size=1))
             case "cut":

@@ -12,9 +12,9 @@ import torch
 from tests.model.architectures import base
 from tests.tiny import tiny_causal, tiny_encoder, tiny_task
 
-from metier.delta import Delta, Dense, LowRank, New, Sparse
+from metier.delta import Checkpoint, Delta, Dense, LowRank, New, Sparse
 from metier.errors import BaseMismatch, KeyMismatch, ShapeMismatch, UserError
-from metier.model import InputChange, Specialist, WeightChange
+from metier.model import InputChange, Specialist, WeightChange, load_base
 from metier.model.change import load, save
 from metier.model.encoder import HEAD
 from metier.task import Prompt
@@ -204,8 +204,6 @@ def test_a_specialist_comes_back(tmp_path: Path) -> None:
 
 
 def test_a_specialist_in_bf16_comes_back(tmp_path: Path) -> None:
-    from metier.model import load_base
-
     made = load_base(tiny_causal().name, dtype="bfloat16", device="cpu", truncate=True)
     Specialist(made).save(tmp_path / "x")
     found = Specialist.load(tmp_path / "x").base
@@ -253,6 +251,8 @@ def test_base_plus_delta_is_a_specialist() -> None:
     with found.attached() as model:
         assert torch.equal(model.get_parameter(UP), before[UP][2] + 0.5)
     assert same(made.model, before)
+    plain = load_base("metier-tiny", device="cpu")  # float32, its files bfloat16
+    assert (plain + Delta({}, Checkpoint(plain.path).fingerprint())).base is plain
     with pytest.raises(BaseMismatch, match="made from base eeee"):
         _ = made + Delta({}, "e" * 64)
     with pytest.raises(TypeError, match="unsupported operand"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import nn
 
-from metier.delta import Delta
+from metier.delta import Checkpoint, Delta
 from metier.errors import BaseMismatch, UserError
 from metier.task import Prompt
 
@@ -58,11 +59,17 @@ class Base:
 
         if not isinstance(delta, Delta):
             return NotImplemented
-        if delta.base and delta.base != self.fingerprint:
+        if delta.base not in ("", self.fingerprint) and delta.base != self._stored():
             raise BaseMismatch(
                 f"{self.name}: the change was made from base {delta.base[:16]}, not {self.fingerprint[:16]}. Add it to that one."
             )
         return Specialist(self, (WeightChange(delta),))
+
+    def _stored(self) -> str:
+        """Fingerprint of its files, which may be of another type than it was loaded in; empty where there are none in safetensors."""
+        with contextlib.suppress(UserError):
+            return Checkpoint(self.path).fingerprint() if self.path else ""
+        return ""
 
     @property
     def device(self) -> torch.device:
