@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,13 @@ def edit_data(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     change(table)
     text = json.dumps(table).encode()
     place.write_bytes(len(text).to_bytes(8, "little") + text + content[start:])
+    seal(folder)
+
+
+def spoilt(folder: Path, old: float, new: float) -> None:
+    """Put another number in the place of one in the data, as no `save` does; all hashes fit again."""
+    place = folder / "delta.safetensors"
+    place.write_bytes(place.read_bytes().replace(struct.pack("<f", old), struct.pack("<f", new)))
     seal(folder)
 
 

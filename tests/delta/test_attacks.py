@@ -13,12 +13,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.delta.stored import edit, edit_data, example, referring, same, seal
+from tests.delta.stored import edit, edit_data, example, referring, same, seal, spoilt
 
 from metier.delta import Checkpoint, Delta, Dense, LowRank, Sparse, load, save
 from metier.delta.header import NUMBERS, PARTS
 from metier.delta.stored import Stored
-from metier.errors import UserError
+from metier.errors import NotNumbers, UserError
 
 S = torch.Size
 
@@ -192,7 +192,12 @@ def test_empty_and_missing_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_values_that_are_no_numbers(tmp_path: Path, value: float) -> None:
-    save(Delta({"a": Dense(torch.tensor([1.0, value])), "b": Dense(torch.ones(1))}), tmp_path / "d")
+    changes = {"a": Dense(torch.tensor([1.0, 2.0])), "b": Dense(torch.ones(1))}
+    with pytest.raises(NotNumbers, match="'a' holds values that are infinite or not numbers"):
+        save(Delta(changes | {"a": Dense(torch.tensor([1.0, value]))}), tmp_path / "d")
+    assert not list(tmp_path.iterdir())
+    save(Delta(changes), tmp_path / "d")
+    spoilt(tmp_path / "d", 2.0, value)
     delta = load(tmp_path / "d")
     assert delta["b"].dense().tolist() == [1.0]
     with pytest.raises(UserError, match=r"delta.safetensors: delta: 'a\|dense' holds values that are infinite or not numbers"):

@@ -50,9 +50,10 @@ def opened_expert(place: str | Path, base: Checkpoint | Base, *, missing: Missin
     known = {"delta.json": _delta, "specialist.json": _specialist, "change.json": _change, ADAPTER: _adapter}
     kind = kind_of(place)
     expert = known[kind](place, base) if kind else Expert(_tuned(place, base, missing))
+    expert = expert._replace(delta=_named(expert.delta, weights_of_base(base), place))
     if kind in (None, ADAPTER):
         _kin.alike(base, place)
-    return expert._replace(delta=_named(expert.delta, weights_of_base(base), place))
+    return expert
 
 
 def kind_of(place: Path) -> str | None:
@@ -158,7 +159,6 @@ def _adapter(place: Path, base: Checkpoint | Base) -> Expert:
 
         return load_base(base.path, device="cpu") if isinstance(base, Checkpoint) else base
 
-    _kin.of_named_base(place, base)
     return Expert(adapter(place, weights_of_base(base), model))
 
 

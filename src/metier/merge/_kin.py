@@ -40,13 +40,15 @@ SHOWN = 3
 
 
 def alike(base: Checkpoint | Base, place: Path) -> None:
-    """Raises UserError where the model or adapter in `place` cannot be a change of `base`; warns of what may be meant.
+    """Raises UserError or BaseMismatch where the model or adapter in `place` cannot be a change of `base`; warns of what may be meant.
 
     What one of the two folders lacks (a configuration, a tokenizer) is not compared.
     """
     if str(base.path):  # a base that was made in memory has none
         same_configuration(Path(base.path), place)
     same_vocabulary(base.path, place)
+    if (place / CONFIG).is_file():
+        of_named_base(place, base)
 
 
 def same_configuration(base: Path, place: Path, *, layers: bool = True) -> None:
@@ -105,7 +107,8 @@ def of_named_base(place: Path, base: Checkpoint | Base) -> bool:
         what = "their fingerprints differ"
     raise BaseMismatch(
         f"{place / CONFIG}: was tuned on the base {name}, which is not {base.path}: {what}. Give that base, or carry the adapter over: "
-        f"metier tune portllm TASK --base {base.path} --experts {place} --allow-base {name}."
+        f"metier tune portllm TASK --base {base.path} --experts {place} --allow-base {name}. "
+        "Where that file is wrong, correct its base_model_name_or_path."
     )
 
 

@@ -25,7 +25,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from metier import check, progress
+from metier import check
 from metier.delta import Delta, LowRank, New, Sparse
 from metier.delta.entry import Entry
 from metier.delta.kinds import Dense
@@ -68,7 +68,8 @@ def portllm(start: Specialist, task: Task, settings: Settings, run: Run) -> Weig
     delta = port(patch.delta, start.base, rows)
     if settings.measure and old is not None and task.dev:
         found = portability(patch.delta, old, start.base, task, rows=rows, labels=patch.labels)
-        (run.say or progress.say)(f"portllm: {found.text()}")
+        if run.say:
+            run.say(f"portllm: {found.text()}")
         delta = replace(delta, provenance={**delta.provenance, "portability": found.facts()})
     return WeightChange(delta, patch.labels)
 
