@@ -39,7 +39,7 @@ def test_a_patch_stays_low_rank_and_gives_new_base_plus_change(tmp_path: Path) -
         change = portllm(Specialist(new), colours(), Settings(experts=(place,), allow_base=allowed), Run())
         assert isinstance(change.delta[UP], LowRank)
         assert change.delta.base == new.fingerprint
-        assert change.delta.provenance["ported"]["tokens"] is False
+        assert change.delta.provenance["settings"]["tokens"] is False
         with change.attach(new.model):
             got = new.model.get_parameter(UP).detach().clone()
         torch.testing.assert_close(got, new.model.get_parameter(UP) + patch[UP].dense())

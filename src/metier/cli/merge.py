@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -142,6 +141,7 @@ def _merge(asked: Asked, out: Path, how: How, as_delta: bool, dry_run: bool, as_
 
 def _made(asked: Asked, base: Checkpoint, experts: list[Delta], out: Path, how: How, as_delta: bool) -> Done:
     from metier.delta.parts import by_depth
+    from metier.delta.record import record
     from metier.delta.transform import chain
     from metier.merge import _work
     from metier.merge._experts import weights_of
@@ -150,7 +150,8 @@ def _made(asked: Asked, base: Checkpoint, experts: list[Delta], out: Path, how: 
     merge, coefs, lines = asked.merge, asked.settings.coef, asked.settings.lines
     changed = change_of(merge, experts, base, coefs=coefs, lines=lines)
     if as_delta:
-        changed = replace(changed, provenance={**changed.provenance, "recipe": asked.recipe()})
+        made = {"method": asked.method.name, "settings": asked.recipe()["settings"], "papers": list(asked.method.about.papers)}
+        changed = changed.made(record("merge", *(e.record for e in experts), **made))
         return _work.keep(changed, out, base, how.here("a change (--delta)"), recipe=asked.recipe())
     if merge.weights == "full" and lines is not None:
         return _work.fold(base, changed, out, how.on_cpu("--lines after a merge of weights"), recipe=asked.recipe())

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from metier.delta.record import source
 from metier.delta.shape import Shape
 from metier.delta.stored import FLOATING, Facts, Mapped, Stored, parsed, raw
 from metier.errors import KeyMismatch, UserError
@@ -107,6 +108,10 @@ class Checkpoint(Mapping[str, "Tensor"]):
     def stamp(self) -> list[list[Any]]:
         """What tells quickly whether the files are still the same: names, sizes, times of change."""
         return [[str(s.path.resolve()), (facts := s.path.stat()).st_size, facts.st_mtime_ns] for s in self.shards]
+
+    def source(self) -> dict[str, Any]:
+        """What a record says of it: path and fingerprint of its files (sampled where they are large), and their stamp."""
+        return source(self.path, "checkpoint", [s.path for s in self.shards]) | {"files": self.stamp()}
 
     def bytes(self) -> int:
         """Bytes of all tensors."""

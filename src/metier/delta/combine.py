@@ -17,6 +17,7 @@ from metier.delta.delta import Delta, Lazy
 from metier.delta.entry import SLICE, Entry, Seen, grain_of, is_plain, opened, sum_of
 from metier.delta.kinds import Dense, New
 from metier.delta.parts.total import Total
+from metier.delta.record import record
 from metier.delta.scratch import stacked
 from metier.delta.shape import Shape
 from metier.delta.sums import Sum, alike
@@ -41,7 +42,7 @@ def merged(
     each = [_States(merge.each, e) for e in experts]
     combined = Delta(Lazy(names, lambda name: _combined(merge, name, experts, each, coefs)), base, key="merged")
     then = _States(merge.then, combined)
-    provenance = {"merged": [dict(e.provenance) for e in experts], "coefs": list(coefs)}
+    provenance = record("merge", *(e.record for e in experts), settings={"coefs": list(coefs)})
 
     def entry(name: str) -> Entry:
         one = _combined(merge, name, experts, each, coefs, device)

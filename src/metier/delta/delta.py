@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from metier.delta import native
+from metier.delta import native, record
 from metier.delta.entry import Entry, Seen, grain_of, opened, tensors_of
-from metier.delta.kinds import Between, Dense, LowRank, New, Ref, Sparse
+from metier.delta.kinds import Between, Dense, LowRank, New, Packed, Ref, Sparse
 from metier.delta.shape import Shape
 from metier.errors import BaseMismatch, KeyMismatch, ShapeMismatch
 from metier.lazy import torch
@@ -54,13 +54,24 @@ class Lazy(Mapping[str, T]):
 class Delta:
     """Name -> change, against the base known by its fingerprint ('' where none is known).
 
-    key  what draws are keyed by beside seed and tensor: the position among the experts of a merge, unless given
+    provenance  how it was made (`metier.delta.record`); source: where it was read from, path, kind and fingerprint (none: nowhere)
+    key         what draws are keyed by beside seed and tensor: the position among the experts of a merge, unless given
     """
 
     entries: Mapping[str, Entry]
     base: str = ""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     key: str = ""
+    source: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """How it was made and where it was read from: what stands among the inputs of what is made of it."""
+        return {**self.provenance, **self.source}
+
+    def made(self, provenance: Mapping[str, Any]) -> Delta:
+        """The same entries with another story: what was read is a new change once something was done to it."""
+        return replace(self, provenance=provenance, source={})
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.entries)
@@ -72,7 +83,7 @@ class Delta:
         return self.entries[name]
 
     def __mul__(self, c: float) -> Delta:
-        return self.map(lambda _, entry: entry.scaled(float(c)))
+        return self.map(lambda _, entry: entry.scaled(float(c))).made(record.scaled(float(c), self.record))
 
     __rmul__ = __mul__
 
@@ -97,7 +108,7 @@ class Delta:
         names = dict.fromkeys((*self.entries, *other.entries))
         lazy = isinstance(self.entries, Lazy) or isinstance(other.entries, Lazy)
         entries: Mapping[str, Entry] = Lazy(names, entry) if lazy else {n: entry(n) for n in names}
-        return Delta(entries, self.base or other.base, {"sum": [dict(self.provenance), dict(other.provenance)]})
+        return Delta(entries, self.base or other.base, record.added(self.record, other.record))
 
     def __radd__(self, weights: Mapping[str, Tensor] | int) -> Any:
         """base + delta, see `apply`; 0 + delta is the delta, so that `sum` adds deltas."""
@@ -176,4 +187,13 @@ def _sum(name: str, a: Entry, b: Entry) -> Entry:
         return LowRank(torch.cat([a.scale * a.up.float(), b.scale * b.up.float()], 1), torch.cat([a.down.float(), b.down.float()], 0))
     if isinstance(a, Sparse) and isinstance(b, Sparse):
         return Sparse.of(a.dense() + b.dense())
+    if isinstance(a, Packed) and isinstance(b, Packed) and 3 * (a.count + b.count) < a.shape.numel():  # 12 bytes an entry, of dense ones 4
+        return _joined(a.sparse(), b.sparse())
     return Dense(a.dense() + b.dense())
+
+
+def _joined(a: Sparse, b: Sparse) -> Sparse:
+    """The sum at the positions where there is one; nothing is formed."""
+    at, place = torch.cat([a.indices, b.indices]).unique(return_inverse=True)
+    values = torch.zeros(len(at)).index_add_(0, place, torch.cat([a.values.float(), b.values.float()]))
+    return Sparse(at[values != 0], values[values != 0], a.shape)

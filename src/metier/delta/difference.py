@@ -17,6 +17,7 @@ from metier.delta.entry import Entry, Seen, opened, sum_of
 from metier.delta.kinds import Between, Dense, New, read
 from metier.delta.parts.scale import DEPTH
 from metier.delta.parts.total import total
+from metier.delta.record import record
 from metier.delta.stored import Mapped
 from metier.delta.sums import Sum, same
 from metier.delta.transform import At, Merge, identity, in_slices
@@ -47,13 +48,13 @@ def diff(base: Mapping[str, Tensor], tuned: Mapping[str, Tensor], *, fingerprint
             entries[name] = Dense(value.float() - base[name].float())
     if missing := set(base) - set(tuned):
         raise KeyMismatch(f"diff: the tuned model lacks {len(missing)} tensors of the base, the first '{sorted(missing)[0]}'.")
-    return Delta(entries, fingerprint)
+    return Delta(entries, fingerprint, record("diff"))
 
 
 def full(tuned: Checkpoint) -> Delta:
     """The weights themselves as a delta over a zero base, for merges of kind `weights='full'`."""
     names = [n for n in tuned if tuned.floating(n)]
-    return Delta(Lazy(names, lambda name: weights(tuned.mapped(name)), tuned.shape), provenance={"tuned": str(tuned.path)})
+    return Delta(Lazy(names, lambda name: weights(tuned.mapped(name)), tuned.shape), source=tuned.source())
 
 
 def weights(tensor: Tensor | Mapped) -> Entry:
@@ -137,7 +138,7 @@ def _of_checkpoints(base: Checkpoint, tuned: Checkpoint, fingerprint: str) -> De
     def entry(name: str) -> Entry:
         return New(tuned[name]) if name in stored else Between(base.mapped(name), tuned.mapped(name))
 
-    provenance = {"base": str(base.path), "tuned": str(tuned.path), "files": tuned.stamp()}
+    provenance = record("diff", tuned.source(), base=str(base.path.absolute()))
     return Delta(Lazy(names, entry, tuned.shape), fingerprint, provenance)
 
 

@@ -78,7 +78,7 @@ def run(
         experts = [e.map(lambda name, entry: _shared(entry, before[name])) for e in experts]
     delta = merged(merge, experts, coefs=coefs, device=where)
     once = {} if recipe is not None else {"once": uuid.uuid4().hex}  # what is not named cannot be gone on with
-    inputs = {"base": base.stamp(), "experts": [dict(e.provenance) for e in experts]} | once | ({"device": device} if where else {})
+    inputs = {"base": base.stamp(), "experts": [e.record for e in experts]} | once | ({"device": device} if where else {})
     text = json.dumps({"recipe": dict(recipe or {}), "coefs": coefs} | inputs, sort_keys=True, default=str)
     key, tell = hashlib.sha256(text.encode()).hexdigest(), _Telling(advance)
     with _cluster(ray) as there, checkpoint_like(base, out, {"key": key} | json.loads(text), force=force) as writer:

@@ -21,7 +21,7 @@ from metier.delta.delta import Delta, Lazy
 from metier.delta.entry import SLICE, Entry, Seen, tensors_of
 from metier.delta.header import BLANK, DATA, FORMAT, HEADER, KINDS, NUMBERS, check_entries, sealed
 from metier.delta.kinds import Between
-from metier.delta.reader import Reader, are_numbers, entry_of
+from metier.delta.reader import Reader, are_numbers, entry_of, identity
 from metier.delta.shape import Shape
 from metier.delta.stored import layout, raw
 from metier.delta.write import ShardWriter, explained, put_back, renamed
@@ -62,10 +62,12 @@ def load(folder: Path | str, *, others: Sequence[Path | str] = ()) -> Delta:
     others  folders of deltas that this one may refer to; those beside `folder` are looked at as well. Raises UserError where anything
     is not as it should be.
     """
-    read = Reader(Path(folder).expanduser())
+    place = Path(folder).expanduser()
+    read = Reader(place)
     read.resolve([Path(other).expanduser() for other in others])
     shapes = {name: Shape(facts["shape"]) for name, facts in read.entries.items()}
-    return Delta(Lazy(shapes, read, shapes.__getitem__), read.header["base"], read.header["provenance"])
+    source = {"path": str(place.absolute()), "kind": "delta", "fingerprint": f"sha256:{identity(place)}"}
+    return Delta(Lazy(shapes, read, shapes.__getitem__), read.header["base"], read.header["provenance"], source=source)
 
 
 def pack(delta: Delta) -> tuple[dict[str, Any], dict[str, Tensor]]:

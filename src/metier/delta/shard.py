@@ -118,7 +118,7 @@ class Shard:
             return f"So does the base, {self.shard.path}: it is damaged."
         for expert in self.work.experts:
             if name in expert.entries and not all(bool(values.isfinite().all()) for _, values in slices(expert[name])):
-                place = next((f"{expert.provenance[k]}" for k in ("tuned", "adapter", "expert") if k in expert.provenance), None)
+                place = expert.source.get("path")
                 if place is None:
                     return "So does what is put in: one of the models is damaged, or a factor is too large."
                 return f"So does {place}: it is damaged, or its training diverged."

@@ -19,6 +19,7 @@ from metier.delta.delta import Delta, Lazy
 from metier.delta.entry import SLICE, Entry, PartOf, Seen, filled, grain_of, is_plain, opened, sum_of
 from metier.delta.kinds import New
 from metier.delta.pool import one_thread
+from metier.delta.record import record
 from metier.delta.shape import Shape
 from metier.delta.sums import Step
 from metier.errors import UserError
@@ -205,7 +206,7 @@ def in_rows(shape: Shape, part: PartOf, *, plain: bool = False) -> Seen:
 
 def transformed(transform: Transform, delta: Delta) -> Delta:
     """The delta after the transform, prepared now, computed when it is read."""
-    return view(transform, transform.prepare(delta), delta)
+    return view(transform, transform.prepare(delta), delta).made(record("transform", delta.record))
 
 
 def slices(entry: Entry, size: int = SLICE) -> Iterator[tuple[int, Tensor]]:

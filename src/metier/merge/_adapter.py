@@ -37,8 +37,8 @@ def adapter(place: Path, base: Mapping[str, Tensor], model: Callable[[], Base]) 
     entries = _plain(place, config, tensors, base) if _is_plain(config, tensors) else dict(_by_peft(place, model(), base).entries)
     if not entries:
         raise KeyMismatch(f"{place / TENSORS}: changes no tensor of the base; its modules are {config.get('target_modules')}.")
-    facts = {"rank": config.get("r"), "kind": config.get("peft_type"), "tuned_on": config.get("base_model_name_or_path")}
-    return Delta(entries, provenance={"adapter": str(place), **facts})
+    facts = {"peft_type": config["peft_type"], "rank": config.get("r"), "tuned_on": config.get("base_model_name_or_path")}
+    return Delta(entries, provenance={"settings": {k: v for k, v in facts.items() if v is not None}})
 
 
 def config_of(place: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from metier import atomic
 from metier.delta import Delta, Entry, LowRank, New
 from metier.delta.parts.truncate import low_rank
+from metier.delta.record import record
 from metier.errors import KeyMismatch, UserError
 from metier.model.base import Base
 
@@ -37,7 +38,8 @@ def to_lora(delta: Delta, rank: int | None = None, *, energy: float | None = Non
             entries[name] = found
     if not any(isinstance(e, LowRank) for e in entries.values()):
         raise UserError("no matrix of the delta changes, so there is nothing to take apart.")
-    return Delta(entries, delta.base, {"converted": "to-lora", "rank": rank, "energy": energy, "of": dict(delta.provenance)})
+    settings = {"rank": rank} if energy is None else {"energy": energy}
+    return Delta(entries, delta.base, record("compress", delta.record, method="svd", settings=settings))
 
 
 def _factors(entry: Entry, rank: int | None, energy: float | None) -> LowRank | None:

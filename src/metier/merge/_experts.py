@@ -6,17 +6,18 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from metier.delta import Between, Checkpoint, Delta, Lazy, New, diff, load
 from metier.delta.difference import combined, no_surplus_layers, weights
 from metier.delta.entry import Entry
 from metier.delta.kinds import read
+from metier.delta.record import source
 from metier.delta.stored import Mapped
 from metier.errors import BaseMismatch, KeyMismatch, ShapeMismatch, UserError
 from metier.merge import _kin
 from metier.merge._adapter import CONFIG as ADAPTER
-from metier.merge._adapter import adapter
+from metier.merge._adapter import TENSORS, adapter
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,7 +51,8 @@ def opened_expert(place: str | Path, base: Checkpoint | Base, *, missing: Missin
     known = {"delta.json": _delta, "specialist.json": _specialist, "change.json": _change, ADAPTER: _adapter}
     kind = kind_of(place)
     expert = known[kind](place, base) if kind else Expert(_tuned(place, base, missing))
-    expert = expert._replace(delta=_named(expert.delta, weights_of_base(base), place))
+    delta = expert.delta if expert.delta.source else replace(expert.delta, source=source_of(place))
+    expert = expert._replace(delta=_named(delta, weights_of_base(base), place))
     if kind in (None, ADAPTER):
         _kin.alike(base, place)
     return expert
@@ -62,6 +64,25 @@ def kind_of(place: Path) -> str | None:
     if found is None and not place.exists():
         raise UserError(f"expert {place}: no such folder. Give the folder of a delta, a specialist, a PEFT adapter or a full checkpoint.")
     return found
+
+
+def source_of(place: str | Path) -> dict[str, Any]:
+    """What a record says of a folder or file: path, kind and fingerprint; only the path of what is not there."""
+    place = Path(place).expanduser()
+    if not place.exists():
+        return {"path": str(place)}
+    kind = kind_of(place)
+    if kind == "delta.json":
+        return dict(load(place).source)
+    if kind == "specialist.json":
+        return source(place, "specialist", sorted(p for p in place.rglob("*") if p.is_file()))
+    if kind == "change.json":
+        return source(place, "change", [place / "change.json", place / "change.safetensors"])
+    if kind == ADAPTER:
+        return source(place, "adapter", [place / ADAPTER, place / TENSORS], whole=True)
+    if place.is_file() and place.suffix != ".safetensors":
+        return source(place, "file", [place])
+    return Checkpoint(place).source()
 
 
 def open_experts(places: Sequence[str], start: Specialist) -> tuple[list[Delta], list[Expert]]:
@@ -150,7 +171,7 @@ def _change(place: Path, base: Checkpoint | Base) -> Expert:
     if not isinstance(change, WeightChange):
         raise UserError(f"{place}: changes {change.place}, not the weights, so it cannot be merged.")
     _same_base(place, str(json.loads((place / "change.json").read_text(encoding="utf-8"))["base"]), base)
-    return Expert(replace(change.delta, provenance={"expert": str(place)}), change.labels)
+    return Expert(replace(change.delta, provenance={**change.delta.provenance, **change.provenance}), change.labels)
 
 
 def _adapter(place: Path, base: Checkpoint | Base) -> Expert:
@@ -165,7 +186,7 @@ def _adapter(place: Path, base: Checkpoint | Base) -> Expert:
 def _tuned(place: Path, base: Checkpoint | Base, missing: Missing) -> Delta:
     tuned = Checkpoint(place)
     if isinstance(base, Checkpoint) and missing == "error":
-        return diff(base, tuned)
+        return replace(diff(base, tuned), provenance={}, source=tuned.source())
     before, names = weights_of_base(base), {}
     found = _matching(tuned, before)
     no_surplus_layers(before, tuned, set(tuned) - set(found.values()))
@@ -176,8 +197,7 @@ def _tuned(place: Path, base: Checkpoint | Base, missing: Missing) -> Delta:
             names[name] = found[name]
         elif missing == "error":
             raise KeyMismatch(f"{place}: lacks '{name}' of the base. Was it tuned from another base?")
-    provenance = {"tuned": str(place), "files": tuned.stamp()}
-    return Delta(Lazy(names, lambda name: Between(before[name], tuned[names[name]])), provenance=provenance)
+    return Delta(Lazy(names, lambda name: Between(before[name], tuned[names[name]])), source=tuned.source())
 
 
 def _named(delta: Delta, base: Mapping[str, Tensor], place: Path) -> Delta:

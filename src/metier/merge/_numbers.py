@@ -31,8 +31,7 @@ def _source(change: Delta, name: str) -> str | None:
     if (entry := change.entries.get(name)) is None:
         return None
     stored = entry.tuned if isinstance(entry, Between) else entry.stored if isinstance(entry, Seen) else None
-    known = change.provenance.get("adapter") or change.provenance.get("tuned")
-    if (place := stored.file.path if isinstance(stored, Mapped) else known) is None:
+    if (place := stored.file.path if isinstance(stored, Mapped) else change.source.get("path")) is None:
         return None
     values = stored.tensor if isinstance(stored, Mapped) else entry.dense()
     return None if bool(values.isfinite().all()) else str(place)

@@ -11,12 +11,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metier import __version__, cluster, progress
+from metier import cluster, progress
 from metier.delta import Checkpoint, Delta, Entry, New, Ref, load, merged, run, save
 from metier.delta.combine import same_base
 from metier.delta.entry import grain_of
 from metier.delta.entry import opened as opened_entry
 from metier.delta.execute import apply, device_of, fits
+from metier.delta.record import versions
 from metier.delta.transform import Merge, in_slices, slices
 from metier.errors import UserError
 from metier.merge import _verdict
@@ -135,8 +136,8 @@ def keep(delta: Delta, out: Path, base: Checkpoint | None, how: How, **facts: An
 
     delta = only_changed(delta).map(lambda _, e: e.entry() if isinstance(e, Ref) else e)  # `out` may be far from what is referred to
     plain = _verify.checkable(base.path) if base is not None and how.verify else None
-    made = {"metier": __version__} | ({"base": str(base.path.resolve())} if base is not None else {})
-    delta = replace(delta, provenance={**delta.provenance, **made}, base=delta.base or (base.fingerprint() if base is not None else ""))
+    told = {**delta.provenance, "versions": versions()} | ({"base": str(base.path.resolve())} if base is not None else {})
+    delta = replace(delta, provenance=told, base=delta.base or (base.fingerprint() if base is not None else ""))
     with naming(delta), watching(out, sum(e.shape.numel() * 4 for e in delta.entries.values()), f"writing {out.name}"):
         save(delta, out, force=how.force)
     found = load(out)

@@ -24,6 +24,7 @@ import torch
 
 from metier.delta import Delta, Entry, New, Packed
 from metier.delta.parts.scale import depth_of
+from metier.delta.record import record
 from metier.delta.transform import slices
 from metier.errors import UserError
 from metier.merge._experts import opened_expert
@@ -67,7 +68,7 @@ def compressed(delta: Delta, *, everything: bool = False) -> Delta:
             entries[name] = packed
     if not any(isinstance(e, Packed) for e in entries.values()):
         raise UserError("bitdelta: no matrix of the delta's layers changes, so there is nothing to compress.")
-    return Delta(entries, delta.base, {"compressed": "bitdelta", "everything": everything, "of": dict(delta.provenance)})
+    return Delta(entries, delta.base, record("compress", delta.record, method="bitdelta", settings={"everything": everything}))
 
 
 def _signs(entry: Entry) -> Packed | None:

@@ -29,6 +29,7 @@ import torch
 from metier import check
 from metier.delta import Delta, Entry, New, Packed, transformed
 from metier.delta.parts import trim
+from metier.delta.record import record
 from metier.delta.transform import slices
 from metier.errors import UserError
 from metier.merge._experts import opened_expert
@@ -85,7 +86,7 @@ def compressed(delta: Delta, *, density: float = 0.05, alpha: float | None = Non
         raise UserError("compeft: the delta changes nothing, so there is nothing to compress.")
     entries |= {n: delta[n] for n in delta if n not in signs}
     made = {"density": density, "alpha": alpha, "scope": scope}
-    return Delta(entries, delta.base, {"compressed": "compeft", **made, "of": dict(delta.provenance)})
+    return Delta(entries, delta.base, record("compress", delta.record, method="compeft", settings=made, papers=list(ABOUT.papers)))
 
 
 def tuned(delta: Delta, score: Callable[[Delta], float], *, density: float = 0.05, alphas: Sequence[float] = ALPHAS) -> tuple[Delta, float]:
@@ -95,7 +96,8 @@ def tuned(delta: Delta, score: Callable[[Delta], float], *, density: float = 0.0
     first = compressed(delta, density=density, alpha=alphas[0])
     found = [(score(one := _rescaled(first, alpha / alphas[0])), -i, one, alpha) for i, alpha in enumerate(alphas)]
     best = max(found, key=lambda f: f[:2])
-    return replace(best[2], provenance={**best[2].provenance, "alpha": best[3]}), best[3]
+    told = best[2].provenance
+    return best[2].made({**told, "settings": {**told["settings"], "alpha": best[3]}}), best[3]
 
 
 def _rescaled(delta: Delta, factor: float) -> Delta:

@@ -29,6 +29,7 @@ from metier import check
 from metier.delta import Delta, LowRank, New, Sparse
 from metier.delta.entry import Entry
 from metier.delta.kinds import Dense
+from metier.delta.record import record
 from metier.errors import BaseMismatch, KeyMismatch, ShapeMismatch, UserError
 from metier.evaluate.measuring import measure
 from metier.merge._adapter import CONFIG as ADAPTER
@@ -145,8 +146,9 @@ def port(delta: Delta, base: Base, rows: Tensor | None = None) -> Delta:
         return entry
 
     moved = delta.map(carried).read()
-    return replace(
-        moved, base=base.fingerprint, provenance={**delta.provenance, "ported": {"from": delta.base, "tokens": rows is not None}}
+    settings = {"from": delta.base, "tokens": rows is not None}
+    return replace(moved, base=base.fingerprint).made(
+        record("carry over", delta.record, method="portllm", settings=settings, papers=list(ABOUT.papers))
     )
 
 

@@ -24,7 +24,7 @@ from metier.study.plan import Plan, chosen_methods, make_plan
 from metier.study.report_data import dev_score, write_report
 from metier.study.report_html import write_html
 from metier.study.report_read import read_json
-from metier.study.search import make
+from metier.study.search import make, signed
 from metier.study.trial import WORK, finished
 from metier.task import Task, load_task
 from metier.task.build import ONE_TABLE
@@ -125,9 +125,9 @@ def adapt(
         raise UserError(f"{method}: {reason}")
     trained = max(1, sum(find(p).about.trains for p in job.parts))
     for i, part in enumerate(job.parts):
-        specialist = specialist.then(
-            make(find(part), dict(job.settings.get(part, {})), specialist, loaded, run.part(1 / trained, f"{i}-{part}"))
-        )
+        way, given = find(part), dict(job.settings.get(part, {}))
+        made = make(way, given, specialist, loaded, run.part(1 / trained, f"{i}-{part}"))
+        specialist = specialist.then(signed(made, way, given, loaded, seed=run.seed, budget=run.budget))
     return specialist
 
 

@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from metier import atomic
+from metier.delta.record import record
 from metier.errors import Diverged, UserError
 from metier.evaluate.measuring import measure
+from metier.merge._experts import source_of
 from metier.method import Method
 from metier.model import Change, Specialist
+from metier.study.job import versions
 from metier.task import Task
 from metier.task.score import SCORERS
 from metier.train import Run
@@ -116,6 +119,19 @@ def make(method: Method, settings: Mapping[str, Any], start: Specialist, task: T
     change = function(start, task, method.configure(settings), run)
     if not isinstance(change, Change) or change.place != method.about.place:
         raise UserError(f"method {method.name}: must return a change of place '{method.about.place}'; got {type(change).__name__}.")
+    return change
+
+
+def signed(change: Change, method: Method, settings: Mapping[str, Any], task: Task, *, seed: int, budget: object) -> Change:
+    """The change with its record: method, all settings, what they name on the disk, task, seed, budget, papers, versions."""
+    chosen = asdict(method.configure(dict(settings)))
+    named = [chosen[name] for name in method.about.reads if chosen[name]]
+    inputs = [source_of(p) for given in named for p in (given if isinstance(given, list | tuple) else [given])]
+    card = record(
+        "tune", *inputs, method=method.name, settings=chosen, task=task.name, task_digest=task.digest(), seed=seed, budget=str(budget),
+        papers=list(method.about.papers), versions=versions(),
+    )  # fmt: skip
+    object.__setattr__(change, "provenance", {**dict(getattr(change, "provenance", {}) or {}), **card})
     return change
 
 

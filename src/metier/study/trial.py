@@ -23,7 +23,7 @@ from metier.model import Base, Change, Specialist
 from metier.study.job import Job, candidates, inapplicable, versions
 from metier.study.memory import peak_bytes, reset_peak
 from metier.study.reloaded import reloaded
-from metier.study.search import SEARCH_SHARE, Search, make
+from metier.study.search import SEARCH_SHARE, Search, make, signed
 from metier.task import Task
 from metier.train import Run
 
@@ -138,12 +138,8 @@ class _Trial:
         chosen, made = self._search(i, part, tries, start, task) if len(tries) > 1 else (tries[0], None)
         if made is None:
             made = self._final(i, part, chosen, len(tries) > 1, start, task)
-        settings = dataclasses.asdict(method.configure(chosen))
-        self.settings[part] = settings
-        card = {"method": part, "settings": settings, "task": task.name, "task_digest": self.job.task.digest(), "seed": self.job.seed}
-        card |= {"papers": list(method.about.papers), "versions": versions(), "budget": str(self.job.budget)}
-        object.__setattr__(made, "provenance", {**dict(getattr(made, "provenance", {}) or {}), **card})
-        return made
+        self.settings[part] = dataclasses.asdict(method.configure(chosen))
+        return signed(made, method, chosen, self.job.task, seed=self.job.seed, budget=self.job.budget)
 
     def _search(
         self, i: int, part: str, tries: list[dict[str, Any]], start: Specialist, task: Task

@@ -13,6 +13,7 @@ from metier.delta.checkpoint import EMBEDDINGS
 from metier.delta.difference import combined, difference
 from metier.delta.parts import total
 from metier.delta.parts.scale import DEPTH, depth_of
+from metier.delta.record import record
 from metier.delta.shape import Shape
 from metier.delta.stored import KINDS
 from metier.errors import KeyMismatch, ShapeMismatch, UserError
@@ -131,7 +132,8 @@ class Job:
         files = self.models[self.reference].files
         verified = _work.checking(files) if how.verify else None
         weights = Delta(
-            Lazy([n for n in self.tensors if self._floats(n)], self.weights, self._shape), provenance={"mergekit": self.place.name}
+            Lazy([n for n in self.tensors if self._floats(n)], self.weights, self._shape),
+            provenance=record("merge", method="mergekit", settings={"recipe": self.place.name}),
         )
         self._must_change(weights)
         recipe = {"mergekit": self.place.read_text(encoding="utf-8"), "method": self.recipe.method}
@@ -277,7 +279,7 @@ def _opened(name: str) -> Model:
         raise UserError(f"model {place}: no such folder. Download the model first, and write its folder in the recipe.")
     files = Checkpoint(place)
     change = without_heads([opened(lora, files)], [lora])[0] if lora else Delta({})
-    return Model(files, weights_of(change, files), [files.stamp(), dict(change.provenance)])
+    return Model(files, weights_of(change, files), [files.stamp(), change.record])
 
 
 @cache
