@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from tests.cli.conftest import Run
 from tests.merge.models import adapter, checkpoint, noise
 from tests.tiny import tiny_causal, tiny_encoder, tiny_seq2seq
 
-from metier.delta import Checkpoint, load
+from metier.delta import Checkpoint, Delta, Dense, Sparse, load, save
+from metier.delta.file import identity
 from metier.delta.stored import Stored
 from metier.model import Base
 
@@ -185,7 +187,58 @@ def test_sum_scale_and_overlap(run: Run, base: Base) -> None:
     assert found["cosine"][0][2] == pytest.approx(-1) and found["same_sign"][0][2] == 0
     share = float((flat["a"].sign() == flat["b"].sign()).float().mean())
     assert found["same_sign"][0][1] == pytest.approx(share, abs=1e-6)
-    assert "cosine" in run("delta", "overlap", "a", "b").out
+    changed = {k: v != 0 for k, v in flat.items()}
+    both, either = float((changed["a"] & changed["b"]).sum()), float((changed["a"] | changed["b"]).sum())
+    assert found["jaccard"][0][1] == pytest.approx(both / either) and found["shared"][0][1] == pytest.approx(
+        both / float(changed["a"].sum())
+    )
+    seen = run("delta", "overlap", "a", "b").out
+    assert "cosine" in seen and "shared of the row's" in seen
+    for name, coefs, inputs in (("s", [0.5, -1.0], ("a", "b")), ("n", [-1.0], ("a",))):
+        told = load(name).provenance
+        assert told["settings"]["coefs"] == coefs and [i["path"] for i in told["inputs"]] == [str(Path(i).absolute()) for i in inputs]
+
+
+def test_show_tells_the_whole_story(run: Run, base: Base) -> None:
+    """Method, settings, papers, versions and every input with its hash, through three commands; the base once."""
+    checkpoint(base, Path("tuned"), noise(1))
+    adapter(base, Path("lora"))
+    assert run("delta", "diff", base.path, "tuned", "-o", "d", "--no-verify").code == 0
+    words = ("--base", base.path, "--density", 0.3, "--coef", "1,0.5", "--delta", "-o", "m", "--no-verify")
+    assert run("merge", "ties", "d", "lora", *words).code == 0
+    assert run("delta", "compress", "m", "-o", "small", "--no-verify").code == 0
+    seen = run("delta", "show", "small", "--figure", "new/dir/f.html")
+    assert seen.code == 0 and Path("new/dir/f.html").is_file(), seen.err
+    assert seen.out.count("\nbase ") == 0 and seen.out.startswith(f"base       {Checkpoint(base.path).fingerprint()[:16]} ")
+    adapted = hashlib.sha256()
+    for file in ("adapter_config.json", "adapter_model.safetensors"):
+        content = Path("lora", file).read_bytes()
+        adapted.update(len(content).to_bytes(8, "little") + content)
+    told = (
+        "compress compeft", "115 ComPEFT", "merge ties", "coef 1.0 0.5, density 0.3", "versions   metier", "torch 2", "made by    diff",
+        f"{Path('lora').absolute()} (adapter), sha256:{adapted.hexdigest()[:16]}", f"{Path('d').absolute()} (delta), sha256:{identity('d')[:16]}",
+        f"{Path('tuned').absolute()} (checkpoint), sha256:",
+    )  # fmt: skip
+    for text in told:
+        assert text in seen.out, text
+    seen = run("delta", "show", "lora", "--base", base.path)
+    assert f"base       fingerprint unknown {Path(base.path).resolve()}" in seen.out and adapted.hexdigest()[:16] in seen.out
+
+
+def test_grafts_in_sequence(run: Run, base: Base) -> None:
+    """The first keeps its entries; a change that is not sparse is refused before anything is written."""
+    name = "model.layers.0.mlp.up_proj.weight"
+    shape = torch.Size((64, 32))
+    for place, at, value in (("one", [0, 5], 1.0), ("two", [5, 9], 2.0)):
+        entry = Sparse(torch.tensor(at), torch.full((2,), value), shape)
+        save(Delta({name: entry}, Checkpoint(base.path).fingerprint(), {"base": base.path}), place)
+    seen = run("delta", "in-sequence", "one", "two", "-o", "both")
+    assert seen.code == 0, seen.err
+    assert load("both")[name].dense().flatten()[[0, 5, 9]].tolist() == [1.0, 1.0, 2.0]
+    assert [i["path"] for i in load("both").provenance["inputs"]] == [str(Path(p).absolute()) for p in ("one", "two")]
+    save(Delta({name: Dense(torch.ones(shape))}, Checkpoint(base.path).fingerprint(), {"base": base.path}), "dense")
+    seen = run("delta", "in-sequence", "one", "dense", "-o", "none")
+    assert seen.code == 2 and "not Sparse. Give grafts" in seen.err and not Path("none").exists()
 
 
 def test_what_changes_nothing_is_an_error(run: Run, base: Base) -> None:

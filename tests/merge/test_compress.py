@@ -11,15 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from metier.delta import Delta, Dense, New, Packed, merged
+from metier.delta import Delta, Dense, New, Packed, Sparse
 from metier.errors import ShapeMismatch, UserError
-from metier.merge import _ternary
+from metier.merge._overlap import overlap
 from metier.merge.bitdelta import compressed as bitdelta
 from metier.merge.compeft import compressed as compeft
 from metier.merge.compeft import tuned
 from metier.merge.svd import compressed as svd
-from metier.merge.task_arithmetic import task_arithmetic
-from metier.merge.ties import ties
 from metier.method import find
 
 COARSE = st.integers(-3, 3).map(float)  # many ties and zeros
@@ -58,7 +56,7 @@ def test_compeft_is_its_algorithm(rows: list[list[float]], density: float, alpha
     found = compeft(delta, density=density, alpha=alpha)
     dense = torch.cat([found[n].dense().reshape(-1) if n in found.entries else torch.zeros(4) for n in sorted(delta)])
     assert torch.allclose(dense, naive_compeft(values, density, alpha), atol=1e-6)
-    assert found.base == "base" and found.provenance["compressed"] == "compeft"
+    assert found.base == "base" and found.provenance["method"] == "compeft"
 
 
 def test_the_nearest_scale_is_nearest() -> None:
@@ -85,7 +83,7 @@ def test_alpha_is_tuned_by_a_score() -> None:
     delta = Delta({"w": Dense(torch.randn(200))})
     std = float(delta["w"].dense().std(correction=0))
     found, alpha = tuned(delta, lambda d: -abs(d["w"].scale - 2 * std), density=0.2, alphas=(0.5, 1.0, 2.0, 4.0))  # type: ignore[union-attr]
-    assert alpha == 2.0 and found.provenance["alpha"] == 2.0
+    assert alpha == 2.0 and found.provenance["settings"]["alpha"] == 2.0
     assert torch.allclose(found["w"].dense(), compeft(delta, density=0.2, alpha=2.0)["w"].dense())
 
 
@@ -142,32 +140,28 @@ def packs(draw: st.DrawFn, count: int = 3, n: int = 20) -> list[Packed]:
     return found
 
 
-COEFS = st.lists(st.sampled_from([-1.0, 0.5, 1.0, 2.0]), min_size=3, max_size=3)
-
-
 @given(packs())
-def test_products_by_counting_bits(found: list[Packed]) -> None:
-    a, b = found[0], found[1]
-    dense = [p.dense().double().reshape(-1) for p in (a, b)]
-    assert _ternary.dot(a, b) == float(dense[0] @ dense[1])
-    assert _ternary.dot(a, a) == float(dense[0] @ dense[0])
-    same, opposite = _ternary.agreement(_ternary.planes(a), _ternary.planes(b))
-    assert (same, opposite) == (int((dense[0] * dense[1] > 0).sum()), int((dense[0] * dense[1] < 0).sum()))
-    assert _ternary.cosine(a, b) == pytest.approx(float(torch.cosine_similarity(*dense, 0)), abs=1e-9)
-    assert _ternary.dot(a.scaled(-2.0), b) == -2 * _ternary.dot(a, b)
-
-
-@pytest.mark.slow
-@given(packs(), COEFS)
-def test_merges_of_packed_changes_equal_the_dense_ones(found: list[Packed], coefs: list[float]) -> None:
-    deltas = [Delta({"w": p}) for p in found]
-    for way, merge in ((_ternary.total, task_arithmetic()), (_ternary.elect_sign_mean, ties(density=1.0))):
-        dense = merged(merge, deltas, coefs=coefs)["w"].dense()
-        assert torch.allclose(way(found, coefs).dense(), dense, atol=1e-5)
+def test_packed_changes_overlap_by_counting_bits(found: list[Packed]) -> None:
+    """As the dense changes do, and without forming one."""
+    found = [found[0], found[1].scaled(-2.0), bitdelta(Delta({"w": Dense(torch.randn(4, 5))}), everything=True)["w"]]  # type: ignore[list-item]
+    dense = overlap([Delta({"w": Dense(p.dense())}) for p in found])
+    with pytest.MonkeyPatch.context() as patch:
+        for way in ("dense", "part", "sparse"):
+            patch.setattr(Packed, way, lambda *_: pytest.fail("a packed change was formed"))
+        packed = overlap([Delta({"w": p}) for p in found])
+    for key, values in dense.items():
+        assert torch.allclose(torch.tensor(packed[key]), torch.tensor(values), atol=1e-6), key
 
 
 def test_packed_changes_of_one_shape() -> None:
-    one = Packed.of(torch.tensor([0]), torch.tensor([True]), 1.0, torch.Size((2, 2)))
+    one = Packed.of(torch.tensor([0]), torch.tensor([True]), 1.0, torch.Size((2, 8)))
     other = Packed.of(torch.tensor([0]), torch.tensor([True]), 1.0, torch.Size((4,)))
-    with pytest.raises(ShapeMismatch, match=r"\(2, 2\), \(4,\)"):
-        _ternary.dot(one, other)
+    with pytest.raises(ShapeMismatch, match="16 and 8 positions"):
+        overlap([Delta({"w": one}), Delta({"w": other})])
+
+
+@given(packs())
+def test_the_sum_of_packed_changes_is_stored_sparse_where_few_entries_change(found: list[Packed]) -> None:
+    total = (Delta({"w": found[0]}) + Delta({"w": found[1]}))["w"]
+    assert torch.equal(total.dense(), found[0].dense() + found[1].dense())
+    assert isinstance(total, Sparse if found[0].count + found[1].count <= 6 else Dense)

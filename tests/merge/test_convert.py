@@ -16,7 +16,8 @@ from metier.delta import Checkpoint, Delta, Dense, LowRank, New, diff
 from metier.errors import Failed, KeyMismatch, UserError
 from metier.merge import _verdict, _verify, _work
 from metier.merge._convert import to_lora, to_peft
-from metier.merge._show import overlap, shown
+from metier.merge._overlap import overlap
+from metier.merge._show import shown
 
 Q = "model.layers.0.self_attn.q_proj.weight"
 

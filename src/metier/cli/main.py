@@ -25,7 +25,7 @@ def make_app(verb: str | None = None) -> typer.Typer:
         name="metier", help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
     )  # fmt: skip
-    verbs = sorted({file.stem for file in Path(__file__).parent.glob("*.py")} - {"__init__", "main", "options", "done"})
+    verbs = sorted({file.stem for file in Path(__file__).parent.glob("[!_]*.py")} - {"main", "options"})
     for name in [verb] if verb in verbs else verbs:
         importlib.import_module(f"metier.cli.{name}").register(app)
 

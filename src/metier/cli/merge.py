@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from metier.cli import options
-from metier.cli.done import say_done, say_plan
+from metier.cli._done import say_done, say_plan
 from metier.errors import UserError, nearest
 from metier.method import Method, catalogue, find, named
 

@@ -25,7 +25,9 @@ from torch import Tensor, nn
 
 from metier import check
 from metier.delta import Delta, New, Sparse
+from metier.delta.combine import same_base
 from metier.delta.entry import Entry
+from metier.delta.record import record
 from metier.errors import UserError
 from metier.merge._experts import open_experts
 from metier.merge._largest import counted, largest
@@ -135,7 +137,7 @@ def in_sequence(grafts: Sequence[Delta]) -> Delta:
             free = ~torch.isin(entry.indices, taken[name]) if name in taken else torch.ones_like(entry.indices, dtype=torch.bool)  # type: ignore[union-attr]
             entries[name] = Sparse(entry.indices[free], entry.values[free], entry.shape)  # type: ignore[union-attr]
         together = _union(together, Delta(entries, graft.base))
-    return together
+    return together.made(record("in sequence", *(g.record for g in grafts), method="graft", papers=list(ABOUT.papers)))
 
 
 def _union(a: Delta, b: Delta) -> Delta:
@@ -145,7 +147,7 @@ def _union(a: Delta, b: Delta) -> Delta:
         one, two = a.entries[name], b.entries[name]
         indices, order = torch.cat([one.indices, two.indices]).sort()  # type: ignore[union-attr]
         entries[name] = Sparse(indices, torch.cat([one.values, two.values])[order], one.shape)  # type: ignore[union-attr]
-    return Delta(entries, (a + b).base)
+    return Delta(entries, same_base([a, b]))
 
 
 def _random(change: Mapping[str, Tensor], count: int, seed: int) -> dict[str, Tensor]:

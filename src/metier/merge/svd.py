@@ -18,7 +18,7 @@ Errors:      UserError where rank is not at least 1, or no matrix of the delta c
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from metier import check
 from metier.delta import Delta
@@ -56,5 +56,4 @@ def svd(start: Specialist, task: Task, settings: Settings, run: Run) -> WeightCh
 
 def compressed(delta: Delta, rank: int | None = None, *, energy: float | None = None) -> Delta:
     """The matrices' changes as factors of rank `rank`, or of the lowest rank with the fraction `energy` of the squared norm."""
-    made = {"compressed": "svd", "rank": rank, "energy": energy, "of": dict(delta.provenance)}
-    return replace(to_lora(delta, rank, energy=energy), provenance=made)
+    return to_lora(delta, rank, energy=energy)

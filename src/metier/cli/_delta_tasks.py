@@ -1,0 +1,57 @@
+"""`metier delta overlap` and `metier delta in-sequence`: changes of several tasks beside each other, and one after another."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from metier.cli import options
+from metier.cli._done import how_of, say_done
+from metier.errors import UserError
+
+OfBase = Annotated[str | None, typer.Option("--base", "-b", help="The base of the changes; a saved delta remembers it.")]
+
+
+def overlapping(verbs: typer.Typer) -> None:
+    """Add `overlap`."""
+
+    @verbs.command()
+    def overlap(
+        deltas: Annotated[list[str], typer.Argument(help="Two or more changes of one base.")],
+        base: OfBase = None,
+        as_json: options.AsJson = False,
+    ) -> None:
+        """Cosine between changes, which entries both change, and how many of those have the same sign.
+
+        Shared entries: those that two changes both change, as a share of those that either changes (Jaccard), and of those that the row's
+        change changes. The last is how arXiv:2302.06600 compares the grafts of tasks.
+        """
+        from metier.merge import _overlap, _work
+
+        if len(deltas) < 2:
+            raise UserError("overlap: name two changes or more.")
+        found = _overlap.overlap(_work.open_changes(deltas, base)[0])
+        typer.echo(json.dumps({"deltas": deltas} | found) if as_json else _overlap.table([Path(d).name for d in deltas], found))
+
+
+def in_sequence(verbs: typer.Typer) -> None:
+    """Add `in-sequence`."""
+
+    @verbs.command("in-sequence")
+    def in_sequence(
+        grafts: Annotated[list[str], typer.Argument(help="Grafts or other sparse changes of one base, in the order they were learnt.")],
+        out: Annotated[str, typer.Option("--out", "-o", help="Where the result is written.")] = "sequence",
+        base: OfBase = None,
+        force: options.Force = False,
+        verify: options.Verify = True,
+        as_json: options.AsJson = False,
+    ) -> None:
+        """Add the graft of each task to those before it, which keep their entries: no later task overwrites an earlier one."""
+        from metier.merge import _work, graft
+        from metier.merge._heads import without_heads
+
+        found, on = _work.open_changes(grafts, base)
+        say_done(_work.keep(graft.in_sequence(without_heads(found, grafts)), Path(out), on, how_of(force, verify)), as_json)
