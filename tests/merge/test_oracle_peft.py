@@ -94,6 +94,13 @@ def test_dare_of_all(kind: str, name: str) -> None:
     same(ours(name, deltas, density=1.0), found)
 
 
+@pytest.mark.parametrize("density", [0.25, 0.5, 1.0])
+def test_magnitude_prune_is_breadcrumbs_that_drop_no_outliers(density: float) -> None:
+    weights = (0.5, 2.0, -1.0)
+    deltas, found = theirs("magnitude_prune_svd", weights, density=density, svd_rank=12)
+    same(ours("breadcrumbs", deltas, weights, density=density, gamma=0.0), found)
+
+
 def test_linear_of_factors_is_another_sum() -> None:
     """peft's 'linear' adds the factors A and B by themselves, so their product is not the sum of the products."""
     deltas, found = theirs("linear", (0.5, 0.5))

@@ -10,6 +10,8 @@ Deviations:  the paper's beta is 1 - density here, as in mergekit. round(gamma n
              round((density + gamma) n) less those are kept, ties by lowest index; mergekit rounds both down and keeps ties by sort order.
              density + gamma above 1 is refused; mergekit lowers gamma without a word, and drops nothing at density = 1. Earlier
              versions of mergekit lose the whole change at gamma = 0 or in tensors of fewer than 100 entries; here nothing is lost.
+             peft's `magnitude_prune_svd` (at full rank) is gamma = 0, its count rounded down; its `magnitude_prune` prunes and adds up the
+             factors A and B, each by themselves.
 Errors:      UserError where density is outside (0, 1], gamma outside [0, 1], or their sum above 1.
 
     >>> from metier.merge.breadcrumbs import breadcrumbs

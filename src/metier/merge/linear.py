@@ -6,8 +6,9 @@ Shapes:      every expert's tensor S; stacked (k, *S); result S.
 Units:       coef, a factor for each expert, divided by their sum.
 Randomness:  none.
 Cost:        one read of base and experts, one write; a slice of each in memory.
-Deviations:  the mean is formed of differences to the base in float32 and rounded once; peft, mergekit: of the weights.
-             With `normalize` off in mergekit or peft the sum is not divided: that is task_arithmetic here.
+Deviations:  the mean is formed of differences to the base in float32 and rounded once; mergekit: of the weights.
+             With `normalize` off in mergekit the sum is not divided: that is task_arithmetic here. peft's `linear` of LoRA adapters is
+             another thing: it adds up the factors A and the factors B, each times sqrt(c_i), and multiplies the sums, undivided.
 Errors:      UserError where the coefs add up to 0.
 
     >>> from metier.merge.linear import linear

@@ -6,7 +6,8 @@ Shapes:      every expert's tensor S; stacked (k, *S); result S.
 Units:       scale (lambda), a factor; coef, a factor for each expert (negative: the skill is taken away).
 Randomness:  none.
 Cost:        one read of base and experts, one write; a slice of each in memory.
-Deviations:  none from the paper; mergekit calls c_i `weight` and scale `lambda`.
+Deviations:  none from the paper; mergekit calls c_i `weight` and scale `lambda`. peft's `cat` and `svd` (at full rank) of LoRA adapters are
+             this sum; its `linear` is not: it adds up the factors A and the factors B, each times sqrt(c_i), and multiplies the sums.
 Errors:      UserError where scale is not a finite number.
 
     >>> from metier.merge.task_arithmetic import task_arithmetic
