@@ -10,12 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.merge.learning import colours, noise, saved, with_head
-from tests.tiny import tiny_causal, tiny_encoder
+from tests.tiny import tiny_causal, tiny_encoder, tiny_task
 
 from metier.delta import Delta, Dense, Sparse
 from metier.errors import UserError
 from metier.merge.graft import Settings, graft, in_sequence, overlap, support
-from metier.model import Specialist
+from metier.model import Specialist, WeightChange
+from metier.study import adapt
 from metier.train import Budget, Run
 
 
@@ -139,3 +140,24 @@ def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
         made(tmp_path, density=1e-9)
     with pytest.raises(UserError, match="not Sparse. Give grafts"):
         overlap([Delta({"w": Dense(torch.ones(2))})])
+
+
+@pytest.mark.slow
+def test_the_task_learnt_first_is_kept_where_the_second_comes_after_it() -> None:
+    """Sparse changes of two tasks that share entries: in sequence the first task stays near what it was alone, overwritten it is lost."""
+    base = tiny_causal()
+    tasks = [replace(t, dev=()) for t in (tiny_task("generate").sealed(), colours())]
+    settings = {"lt-sft": {"density": 0.2, "lr": 1e-2}}
+    grafts = [adapt("lt-sft", t, base, settings=settings, budget="240ex").changes[0].delta for t in tasks]  # type: ignore[attr-defined]
+    assert float(overlap(grafts)[0, 1]) > 0.3, "the tasks want the same entries"
+
+    def likelihood(*changes: Delta) -> float:
+        one, examples = Specialist(base, tuple(map(WeightChange, changes))), list(tasks[0].train)
+        rows = one.score([one.prompt(tasks[0], e) for e in examples], [[e.answer] for e in examples])
+        return float(sum(r.sum() for r in rows)) / len(examples)
+
+    untuned, alone = likelihood(), likelihood(grafts[0])
+    kept, lost = likelihood(in_sequence(grafts)), likelihood(in_sequence(grafts[::-1]))
+    assert alone > untuned + 1, "the first task is learnt"
+    assert alone - kept < (alone - untuned) / 4, "and kept"
+    assert alone - lost > (alone - untuned) / 2

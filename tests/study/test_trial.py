@@ -310,3 +310,24 @@ def test_a_key_moves_with_the_content_of_what_a_setting_names(tmp_path: Path) ->
     (small / "model.safetensors").write_bytes(b"another")
     assert job("emulated-fine-tuning", settings=given).key(base) != before
     assert job("full", settings=given).key(base) == job("full").key(base)
+
+
+def test_what_tune_makes_says_how_it_was_made(tmp_path: Path) -> None:
+    """Method, settings, task, seed, papers, versions and what went in, also as an expert of a later merge."""
+    from tests.merge.learning import colours, noise, saved
+
+    from metier.merge._experts import opened
+    from metier.study import adapt
+
+    base = tiny_causal()
+    (place,) = saved(base, tmp_path, [noise(base, 1)])
+    made = adapt("task-arithmetic", colours(), base, settings={"task-arithmetic": {"experts": (place,), "scale": 0.5}}, seed=3)
+    made.save(tmp_path / "made")
+    told = opened(tmp_path / "made", base).record
+    assert (told["method"], told["task"], told["seed"], told["papers"]) == ("task-arithmetic", "colours", 3, [96])
+    assert told["settings"]["scale"] == 0.5 and {"metier", "torch"} <= set(told["versions"])
+    (one,) = told["inputs"]
+    assert one["path"] == place and one["kind"] == "specialist" and one["fingerprint"].startswith("sha256:")
+    assert told["path"] == str(tmp_path / "made") and told["fingerprint"] != one["fingerprint"]
+    lora = adapt("lora", colours(), base, budget="12ex").changes[0]
+    assert lora.provenance["settings"]["rank"] and lora.provenance["task"] == "colours" and lora.provenance["budget"] == "12ex"
