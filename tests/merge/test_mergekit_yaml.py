@@ -13,8 +13,9 @@ from tests.merge.models import adapter, checkpoint, noise
 from tests.tiny import tiny_causal
 from torch import Tensor
 
-from metier.delta import Checkpoint
+from metier.delta import Checkpoint, diff
 from metier.errors import KeyMismatch, ShapeMismatch, UserError
+from metier.merge._experts import opened
 from metier.merge._work import How
 from metier.merge.mergekit import prepare
 from metier.merge.mergekit.recipe import evaluated
@@ -81,6 +82,13 @@ def test_task_arithmetic_with_dtype_and_verification(models: dict[str, Path], tm
         exact = w["base"] + 0.5 * (0.5 * (w["a"] - w["base"]) + b * (w["b"] - w["base"]))
         assert out.dtype(name) == torch.bfloat16 and torch.allclose(out[name].float(), exact, rtol=2**-8, atol=1e-6)
     assert json.loads((tmp_path / "out" / "metier.json").read_text())["verified"]["gap"] == 0
+
+
+def test_a_filter_that_fits_no_tensor_is_warned_of(models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"filter": "atention", "value": 0.0}, {"filter": "mlp", "value": 0.5}, {"value": 1.0}]
+    merged(tmp_path, recipe(models, "task_arithmetic", a={"weight": rows}))
+    said = capsys.readouterr().err
+    assert "no tensor's name contains the filter of weight: atention: it has no effect" in said and "mlp" not in said
 
 
 def keep_largest(change: Tensor, density: float) -> Tensor:
@@ -166,6 +174,20 @@ def grown(models: dict[str, Path], place: Path, tokens: list[str]) -> Path:
     base.model.save_pretrained(place)
     base.tokenizer.save_pretrained(place)
     return place
+
+
+def test_what_to_do_where_one_model_has_resized_its_vocabulary(models: dict[str, Path], tmp_path: Path) -> None:
+    """The message names a recipe, and the recipe makes a model that diff takes."""
+    base, other = Checkpoint(models["base"]), Checkpoint(grown(models, tmp_path / "other", ["<y>", "<x>"]))
+    rows = len(base[EMBED])
+    says = rf"has rows for {rows + 2} tokens, the base for {rows}.*from-mergekit.*tokenizer_source: union, .*linear with this one model"
+    for opening in (lambda: diff(base, other), lambda: opened(other.path, base, missing="skip")):
+        with pytest.raises(ShapeMismatch, match=says):
+            opening()
+    wanted = {"merge_method": "linear", "base_model": str(base.path), "models": [{"model": str(other.path)}], "tokenizer_source": "base"}
+    out = merged(tmp_path, wanted, How())
+    delta = diff(base, out)
+    assert torch.equal(delta[EMBED].dense(), other[EMBED][:rows] - base[EMBED])
 
 
 def test_the_union_of_vocabularies(models: dict[str, Path], tmp_path: Path) -> None:

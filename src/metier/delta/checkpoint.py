@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 INDEX = "model.safetensors.index.json"
 EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight")
 OUTPUT = "lm_head.weight"
+ROWS = (*EMBEDDINGS, "shared.weight", OUTPUT, "embed_out.weight")
 
 
 class Checkpoint(Mapping[str, "Tensor"]):
@@ -124,6 +125,22 @@ class Checkpoint(Mapping[str, "Tensor"]):
         if (stored := self._name(name)) not in self.where:
             raise KeyMismatch(f"{self.path}: has no tensor '{name}'. Is it a checkpoint of another architecture?")
         return self.where[stored]
+
+
+def has_rows(name: str) -> bool:
+    """Whether a tensor has a row for each token."""
+    return name.endswith(ROWS)
+
+
+def misfit(name: str, base: Sequence[int], other: Sequence[int]) -> str:
+    """What a tensor of another shape than the base's may come from, and what to do."""
+    if not has_rows(name) or len(base) != 2 or len(other) != 2 or base[1] != other[1]:
+        return "Was it made from another base?"
+    return (
+        f"It has rows for {other[0]} tokens, the base for {base[0]}. If its vocabulary was resized, merge it by a recipe (metier merge "
+        "from-mergekit) with base_model: BASE and tokenizer_source: union, which keeps added tokens, or base, which drops them; the method "
+        "linear with this one model alone gives it the base's rows, and then diff and every merge take it."
+    )
 
 
 def _files(path: Path) -> list[Path]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from metier.delta import compiled, sums
-from metier.delta.checkpoint import OUTPUT, Checkpoint
+from metier.delta.checkpoint import OUTPUT, Checkpoint, misfit
 from metier.delta.combine import combination
 from metier.delta.delta import Delta, Lazy
 from metier.delta.entry import Entry, Seen, opened, sum_of
@@ -101,7 +101,7 @@ def same_architecture(base: Checkpoint, tuned: Checkpoint) -> None:
             raise KeyMismatch(f"{tuned.path}: lacks '{name}' of the base {base.path}. Was it tuned from another base?")
         if base.shape(name) != tuned.shape(name):
             sizes = f"shape {tuple(tuned.shape(name))} in {_file(tuned, name)}, {tuple(base.shape(name))} in {_file(base, name)}"
-            raise ShapeMismatch(f"diff: '{name}' has {sizes}. Was it tuned from another base?")
+            raise ShapeMismatch(f"diff: '{name}' has {sizes}. {misfit(name, base.shape(name), tuned.shape(name))}")
         floating = base.floating(name)
         if floating != tuned.floating(name) or (not floating and not torch.equal(base[name], tuned[name])):
             raise UserError(

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metier import check, cluster
-from metier.delta.checkpoint import OUTPUT, Checkpoint
+from metier.delta.checkpoint import OUTPUT, Checkpoint, misfit
 from metier.delta.combine import merged, weights
 from metier.delta.delta import Delta
 from metier.delta.entry import SLICE, Entry, is_plain
@@ -118,7 +118,7 @@ def fits(base: Checkpoint, delta: Delta, *, full: bool = False) -> None:
             raise KeyMismatch(f"{base.path}: '{name}' {what}; it cannot be merged. Was the change made from another model?")
         if (shape := tuple(delta.shape(name))) != tuple(base.shape(name)):
             shapes = f"{tuple(base.shape(name))} in {base.where[name].path}, {shape} in the change"
-            raise ShapeMismatch(f"merge: '{name}' has shape {shapes}. Was it made from another base?")
+            raise ShapeMismatch(f"merge: '{name}' has shape {shapes}. {misfit(name, base.shape(name), shape)}")
         if not base.floating(name):
             raise UserError(f"merge: '{name}' of {base.where[name].path} holds whole numbers; a change cannot be added to them.")
     if full and (lacking := [n for n in base.where if n not in delta and base.floating(n)]):

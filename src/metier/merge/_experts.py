@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from metier.delta import Between, Checkpoint, Delta, Lazy, New, diff, load
+from metier.delta.checkpoint import misfit
 from metier.delta.difference import combined, no_surplus_layers, weights
 from metier.delta.entry import Entry
 from metier.delta.kinds import read
@@ -212,7 +213,7 @@ def _named(delta: Delta, base: Mapping[str, Tensor], place: Path) -> Delta:
         differs = shape is not None and tuple(delta.shape(name)) != tuple(shape)
         if differs and not isinstance(delta.entries[name], New):
             shapes = f"{tuple(shape or ())} in the base, {tuple(delta.shape(name))} in the change"
-            raise ShapeMismatch(f"{place}: '{name}' has shape {shapes}. Was it made from another base?")
+            raise ShapeMismatch(f"{place}: '{name}' has shape {shapes}. {misfit(name, tuple(shape or ()), tuple(delta.shape(name)))}")
         names[found] = name
     return delta if all(n == o for n, o in names.items()) else replace(delta, entries=Lazy(names, lambda n: delta.entries[names[n]]))
 

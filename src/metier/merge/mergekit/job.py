@@ -8,8 +8,9 @@ from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from metier import progress
 from metier.delta import Checkpoint, Delta, Dense, Entry, Lazy, Merge, identity, merged, run, transformed
-from metier.delta.checkpoint import EMBEDDINGS
+from metier.delta.checkpoint import EMBEDDINGS, has_rows
 from metier.delta.difference import combined, difference
 from metier.delta.parts import total
 from metier.delta.parts.scale import DEPTH, depth_of
@@ -24,7 +25,7 @@ from metier.merge._kin import same_configuration, same_vocabulary
 from metier.merge.mergekit import recipe as recipes
 from metier.merge.mergekit.laid import Laid, beside, describe, laid_out, relayered
 from metier.merge.mergekit.recipe import Recipe, Slice
-from metier.merge.mergekit.tokens import Vocabulary, has_rows, resized, vocabulary
+from metier.merge.mergekit.tokens import Vocabulary, resized, vocabulary
 from metier.merge.mergekit.ways import Way, way
 
 if TYPE_CHECKING:
@@ -100,6 +101,8 @@ class Job:
 
     def check(self) -> None:
         """Raises UserError, KeyMismatch or ShapeMismatch, naming tensor and file, where the models do not fit each other."""
+        if unmatched := self.recipe.unmatched(self.tensors):
+            progress.say(f"warning    {self.place}: no tensor's name contains the filter of {', '.join(unmatched)}: it has no effect.")
         for one in dict.fromkeys(self.ways.values()):
             one.merges()
         ours = self.models[self.reference].files

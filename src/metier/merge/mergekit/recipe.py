@@ -7,7 +7,7 @@ that occurs in the tensor's name.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,14 @@ class Recipe:
             if name in place and (found := evaluated(place[name], tensor, t)) is not None:
                 return found
         return default
+
+    def unmatched(self, tensors: Iterable[str]) -> list[str]:
+        """The filters that occur in no tensor's name, each as 'parameter: filter'; mergekit passes over them."""
+        names = list(tensors)
+        tables = [self.parameters, *(p.parameters for p in self.slices), *(s.parameters for p in self.slices for s in p.sources)]
+        rows = [(name, row) for table in tables for name, said in table.items() if isinstance(said, list) for row in said]
+        filters = [(name, str(row["filter"])) for name, row in rows if isinstance(row, dict) and row.get("filter") not in (None, "*")]
+        return list(dict.fromkeys(f"{name}: {f}" for name, f in filters if not any(f in n for n in names)))
 
 
 def evaluated(setting: Any, tensor: str, t: float) -> Any:

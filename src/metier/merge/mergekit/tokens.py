@@ -9,14 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from metier.delta.checkpoint import EMBEDDINGS, OUTPUT
 from metier.errors import UserError
 from metier.lazy import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-ROWS = (*EMBEDDINGS, "shared.weight", OUTPUT, "embed_out.weight")
 
 
 class Vocabulary(NamedTuple):
@@ -25,11 +22,6 @@ class Vocabulary(NamedTuple):
     tokenizer: Any
     rows: int
     where: Mapping[str, Tensor]
-
-
-def has_rows(name: str) -> bool:
-    """Whether a tensor has a row for each token."""
-    return name.endswith(ROWS)
 
 
 def vocabulary(source: str, models: Sequence[str], places: Mapping[str, Path], base: str, multiple: int | None) -> Vocabulary:
