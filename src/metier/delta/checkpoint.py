@@ -139,7 +139,8 @@ def misfit(name: str, base: Sequence[int], other: Sequence[int]) -> str:
     return (
         f"It has rows for {other[0]} tokens, the base for {base[0]}. If its vocabulary was resized, merge it by a recipe (metier merge "
         "from-mergekit) with base_model: BASE and tokenizer_source: union, which keeps added tokens, or base, which drops them; the method "
-        "linear with this one model alone gives it the base's rows, and then diff and every merge take it."
+        "linear with this one model alone gives it the base's rows, and then diff and every merge take it. "
+        "(An adapter is first folded by peft into the base with its embeddings resized.)"
     )
 
 
