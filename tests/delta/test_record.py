@@ -44,7 +44,8 @@ def test_merges_and_transforms_name_their_inputs(tmp_path: Path) -> None:
     a, b = stored(tmp_path / "a", 1.0), stored(tmp_path / "b", 2.0)
     told = merged(Merge(identity(), total, identity()), [a, b], coefs=[1.0, 2.0]).provenance
     assert (told["operation"], told["inputs"], told["settings"]) == ("merge", [a.record, b.record], {"coefs": [1.0, 2.0]})
-    changed = transformed(identity(), a)
+    changed = transformed(identity(), a, method="lines", settings={"lines": 1.0})
+    assert (changed.provenance["method"], changed.provenance["settings"]) == ("lines", {"lines": 1.0})
     assert changed.provenance["operation"] == "transform" and changed.provenance["inputs"] == [a.record] and not changed.source
 
 

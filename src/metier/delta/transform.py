@@ -204,9 +204,9 @@ def in_rows(shape: Shape, part: PartOf, *, plain: bool = False) -> Seen:
     return in_slices(shape, sliced, grain, plain=plain)
 
 
-def transformed(transform: Transform, delta: Delta) -> Delta:
-    """The delta after the transform, prepared now, computed when it is read."""
-    return view(transform, transform.prepare(delta), delta).made(record("transform", delta.record))
+def transformed(transform: Transform, delta: Delta, **told: Any) -> Delta:
+    """The delta after the transform, prepared now, computed when it is read. told: for the record, its method and settings."""
+    return view(transform, transform.prepare(delta), delta).made(record("transform", delta.record, **told))
 
 
 def slices(entry: Entry, size: int = SLICE) -> Iterator[tuple[int, Tensor]]:

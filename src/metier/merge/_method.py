@@ -85,7 +85,7 @@ def change_of(
         delta = whole.map(
             lambda name, entry: combined(entry, weights(base.mapped(name) if isinstance(base, Checkpoint) else base[name]), -1.0)
         )
-    return delta if lines is None else transformed(by_depth(lines, 1.0), delta)
+    return delta if lines is None else transformed(by_depth(lines, 1.0), delta, method="lines", settings={"lines": lines}, papers=[39])
 
 
 def enough(name: str, given: int, count: tuple[int, int | None]) -> None:
