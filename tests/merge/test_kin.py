@@ -102,6 +102,20 @@ def test_experts_with_two_tokens_of_one_id_are_refused_together(run: Run, base: 
     assert seen.code == 2 and "400 is '<tool>', there '<im>'" in seen.err and not Path("out").exists()
 
 
+def test_a_reserved_token_may_be_named_but_not_twice(tmp_path: Path) -> None:
+    def words(name: str, *texts: str) -> Path:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "vocab.json").write_text(json.dumps({t: i for i, t in enumerate(texts)}))
+        return tmp_path / name
+
+    base, one = words("base", "a", "<|reserved_special_token_0|>", "b"), words("one", "a", "<|im_start|>", "b")
+    same_vocabulary(base, one, words("plain", "a", "<unused0>", "b"))
+    with pytest.raises(UserError, match=r"two/vocab.json: another vocabulary than .*one/vocab.json: 1 is '<tool>', there '<\|im_start\|>'"):
+        same_vocabulary(base, one, words("two", "a", "<tool>", "b"))
+    with pytest.raises(UserError, match="'b' is 1, there 2"):
+        same_vocabulary(base, words("moved", "a", "b", "<|reserved_special_token_0|>"))
+
+
 def test_an_adapter_with_a_tokenizer_of_its_own(tmp_path: Path, base: Base) -> None:
     place = adapter(base, tmp_path / "lora")
     shutil.copyfile(Path(base.path) / "tokenizer.json", place / "tokenizer.json")

@@ -9,6 +9,7 @@ import contextlib
 import filecmp
 import functools
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,7 @@ FELT = (  # each model was tuned with its own; the result has the base's
 )  # fmt: skip
 WORDS = ("tokenizer.json", "vocab.json", "vocab.txt")
 ADDED = "added_tokens.json"
+SPARE = re.compile(r"reserved|unused|placeholder|extra_id|dummy", re.IGNORECASE)  # tokens that tuned models give a name of their own
 SHOWN = 3
 
 
@@ -70,7 +72,7 @@ def same_configuration(base: Path, place: Path, *, layers: bool = True) -> None:
 def same_vocabulary(*folders: str | Path) -> None:
     """Raises UserError naming files and tokens where two of the models give a token different ids, or an id different tokens.
 
-    Tokens that only some have, at ids that nobody else uses, are no difference.
+    Tokens that only some have, at ids that nobody else uses or where others keep a reserved token, are no difference.
     """
     different: list[tuple[Path, ...]] = []
     for files in filter(None, (_word_files(Path(f).expanduser()) for f in folders if str(f))):
@@ -82,11 +84,12 @@ def same_vocabulary(*folders: str | Path) -> None:
     tokens: dict[int, tuple[str, Path]] = {}
     for files in different:
         found = _vocabulary(files, tuple(f.stat().st_mtime_ns for f in files))
-        if clashes := [t for t, i in found.items() if (ids[t][0] != i if t in ids else i in tokens)]:
+        if clashes := [t for t, i in found.items() if (ids[t][0] != i if t in ids else i in tokens and not _spare(t, tokens[i][0]))]:
             raise UserError(_clash(files[0], found, clashes, ids, tokens))
         for text, i in found.items():
             ids.setdefault(text, (i, files[0]))
-            tokens.setdefault(i, (text, files[0]))
+            if i not in tokens or SPARE.search(tokens[i][0]):
+                tokens[i] = (text, files[0])
 
 
 def of_named_base(place: Path, base: Checkpoint | Base) -> bool:
@@ -180,6 +183,10 @@ def _vocabulary(files: tuple[Path, ...], stamp: tuple[int, ...]) -> dict[str, in
 
 def _added(files: tuple[Path, ...]) -> dict[str, int]:
     return {str(t): int(i) for file in files[1:] for t, i in _json(file).items()}
+
+
+def _spare(*texts: str) -> bool:
+    return any(map(SPARE.search, texts))
 
 
 def _clash(
