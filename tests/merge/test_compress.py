@@ -119,7 +119,7 @@ def test_svd_is_nearest_and_leaves_vectors() -> None:
     U, S, Vh = np.linalg.svd(matrix.numpy())
     assert np.allclose(found["w"].dense().numpy(), (U[:, :2] * S[:2]) @ Vh[:2], atol=1e-5)
     assert found.only(["w"]).stored_bytes() == 4 * 2 * (6 + 9) and torch.equal(found["b"].dense(), bias) and isinstance(found["head"], New)
-    assert found.base == "base" and found.provenance["compressed"] == "svd" and found.provenance["rank"] == 2
+    assert found.base == "base" and found.provenance["method"] == "svd" and found.provenance["settings"] == {"rank": 2}
     half = svd(Delta({"w": Dense(matrix)}), energy=0.5)["w"].dense()
     assert 0.5 <= float(half.square().sum() / matrix.square().sum()) < 1
     with pytest.raises(UserError, match="no matrix of the delta changes"):

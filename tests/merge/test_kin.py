@@ -217,7 +217,7 @@ def test_an_adapter_is_of_the_base_that_it_names(run: Run, base: Base, tmp_path:
     assert len(opened(place, load_base("copy", device="cpu")))
     for name in ("nobody/knows", "metier-nowhere", ""):
         edited(place / "adapter_config.json", lambda c, name=name: c.update(base_model_name_or_path=name))  # type: ignore[misc]
-        assert opened(place, Checkpoint(other)).provenance["tuned_on"] == name
+        assert opened(place, Checkpoint(other)).provenance["settings"]["tuned_on"] == name
     edited(place / "adapter_config.json", lambda c: c.update(base_model_name_or_path="metier-nano"))
     with pytest.raises(BaseMismatch, match="was tuned on the base metier-nano"):
         opened(place, Checkpoint(base.path))
