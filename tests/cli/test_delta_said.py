@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -77,11 +78,8 @@ def test_a_scale_that_is_too_large_is_not_the_experts_fault(run: Run, base: Base
 
     checkpoint(base, Path("nan"), broken, dtype=dtype)
     seen = run("merge", "task-arithmetic", "tuned", "nan", "-b", start, "-o", "other")
-    assert (
-        seen.code == 2
-        and "nan/model.safetensors: 'model.layers.1.mlp.up_proj.weight' holds values that are infinite or not numbers" in seen.err
-        and not Path("other").exists()
-    ), seen.err
+    assert seen.code == 2 and not Path("other").exists()
+    assert re.search(r"nan/model.safetensors: 'model.layers.\d.mlp.up_proj.weight' holds values that are infinite", seen.err), seen.err
 
 
 @pytest.mark.parametrize(
