@@ -12,7 +12,9 @@ from tests.tiny import tiny_causal, tiny_encoder, tiny_task
 
 from metier.delta import Delta, Dense
 from metier.errors import Failed
+from metier.merge._verdict import note
 from metier.model import Specialist, WeightChange
+from metier.study.content import digest
 from metier.study.job import Job
 from metier.study.reloaded import reloaded
 from metier.study.trial import run_trial
@@ -57,3 +59,12 @@ def test_what_says_something_else_when_read_again_is_refused(tmp_path: Path) -> 
     with pytest.raises(Failed, match="does not say what it should: outputs differ by"):
         reloaded(specialist(), tmp_path / "other", task, ["lora"])
     assert not json.loads((tmp_path / "other" / "metier.json").read_text())["verified"]["equal"]
+
+
+def test_what_verification_said_is_no_content(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("weights")
+    before = digest(tmp_path)
+    note(tmp_path, None, reload_gap=1e-7)
+    assert (tmp_path / "metier.json").is_file() and digest(tmp_path) == before
+    (tmp_path / "a").write_text("others")
+    assert digest(tmp_path) != before
