@@ -17,6 +17,7 @@ from metier.cli import main as cli
 COMPARE = ("compare", "tickets.csv", "--methods", "few-shot,lora", "--seeds", 1, "--budget", "60ex", "--precision", "float32", "-o", "out")
 
 
+@pytest.mark.slow
 def test_compare_report_and_best(run: Run) -> None:
     table(Path("newer.csv"), rows(8, "{colour}, said the {thing}{number}"))
     seen = run(*COMPARE, "--base", base_folder(), "--ood", "newer.csv", "--set", "rank=4", "--set", "few-shot.pick=random")

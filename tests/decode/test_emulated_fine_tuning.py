@@ -43,6 +43,7 @@ def literal(large: Base, small: str, delta: Delta, scale: float, ids: list[int])
     return (big + scale * (tuned - base)).log_softmax(-1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1.0, 0.5])
 def test_choices_and_text_are_those_of_the_literal_formula(pair: tuple[Base, str], scale: float) -> None:
     large, small = pair

@@ -263,6 +263,7 @@ def test_fuzz(tmp_path: Path, data: st.DataObject) -> None:
         same(load(tmp_path / "d"), example())
 
 
+@pytest.mark.slow
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_fuzz_by_one_who_means_harm(tmp_path: Path, data: st.DataObject) -> None:

@@ -158,6 +158,7 @@ run(linear(), base, [diff(base, Checkpoint(place / "e"))], place / "out", force=
 @pytest.mark.parametrize(
     ("disk", "moment"), [("swaps", 0), *(pytest.param("cannot", moment, marks=pytest.mark.slow) for moment in range(3))]
 )
+@pytest.mark.slow
 def test_killed_while_an_older_output_is_replaced(tmp_path: Path, disk: str, moment: int) -> None:
     """The older output or the new one is there, whole; where a disk cannot swap, the older one is back at the next run."""
     base, expert = write(tmp_path / "base", state(0)), write(tmp_path / "e", state(1))

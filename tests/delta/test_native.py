@@ -360,6 +360,7 @@ main()
 """
 
 
+@pytest.mark.slow
 @needs_loops
 @pytest.mark.parametrize("words", ["linear", "slerp --t 0.3", "ties --density 0.2", "dare-ties --density 0.3", "breadcrumbs --density 0.2", "karcher",
                                    "model-stock", "ram", "arcee-fusion", "nearswap", "passthrough", "passthrough --scale 0.5", "sce --density 0.2",
@@ -390,7 +391,7 @@ def test_passthrough_is_the_expert_bit_for_bit(tmp_path: Path) -> None:
 
 
 @needs_loops
-@pytest.mark.parametrize("method", ["linear", "task_arithmetic", "slerp", "ties"])
+@pytest.mark.parametrize("method", ["linear", *(pytest.param(m, marks=pytest.mark.slow) for m in ("task_arithmetic", "slerp", "ties"))])
 def test_recipes_of_stored_weights_need_no_torch(method: str, tmp_path: Path) -> None:
     checkpoints(tmp_path)
     recipe: dict[str, Any] = {"merge_method": method, "base_model": "0", "models": [{"model": "1"}, {"model": "2"}]}

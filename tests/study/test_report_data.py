@@ -218,6 +218,7 @@ def test_cautions_of_a_choice(report: dict[str, Any]) -> None:
         assert words == "Only 90 test examples" or words not in " ".join(report["recommendation"]["tasks"][2]["cautions"])
 
 
+@pytest.mark.slow
 def test_gibberish_is_warned_of_for_every_method(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = changed(out, tmp_path)
     warning = "perplexity on plain English is 4.7e+09, the base's 731: it may write gibberish. Lower lr."

@@ -281,6 +281,7 @@ def test_what_moves_nothing() -> None:
         trained(base("llama"), Run(budget=Budget(8)), touch=lambda what: what.parameters.clear())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama", "bert", "t5"])
 def test_bf16(name: str) -> None:
     options: dict[str, Any] = {"lr": 1e-3, "keep_best": False}

@@ -77,6 +77,7 @@ def test_card_and_curve(made):
     assert f"{curve[-1]['tokens']:,}" in card
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_weights(made, tmp_path):
     class Killed(Exception):
         pass

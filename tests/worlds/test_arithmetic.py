@@ -13,6 +13,8 @@ from sklearn.linear_model import LogisticRegression
 from metier.errors import UserError
 from metier.worlds import world
 
+pytestmark = pytest.mark.slow  # a world changes rarely; whoever changes it runs its own file
+
 OPS = ("add", "modular", "median", "sort")
 STYLES = ("word-problems", "word-problems-direct", "word-problems-plan", "word-problems-enriched")
 SPLITS = ("train", "dev", "test", "ood")

@@ -15,6 +15,8 @@ from metier.worlds._classification.reviews import BAD, BAD_OOD, GOOD, GOOD_OOD, 
 from metier.worlds._classification.words import LABELS
 from metier.worlds._shared.kinds import GROUPS
 
+pytestmark = pytest.mark.slow  # a world changes rarely; whoever changes it runs its own file
+
 SPLITS = ("train", "dev", "test", "ood")
 SEEDS = st.integers(0, 10**9)
 

@@ -21,6 +21,8 @@ from metier.errors import UserError
 from metier.task.score import SCORERS
 from metier.worlds import world
 
+pytestmark = pytest.mark.slow  # a world changes rarely; whoever changes it runs its own file
+
 HARVESTED = ("code-docstring", "code-complete", "code-bug", "code-fault", "code-repair", "code-organisation")
 SPLITS = ("train", "dev", "test")
 

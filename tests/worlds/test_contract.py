@@ -71,12 +71,14 @@ def told(task, row):
     return f"{task.prompt(row).text()}{task.separator}{row.answer}"
 
 
+@pytest.mark.slow
 @EVERY
 def test_same_seed_same_bytes_under_another_hash_seed(name, elsewhere):
     assert elsewhere[name] == digest(name)
     assert len(elsewhere[name]) == 64, elsewhere[name]
 
 
+@pytest.mark.slow
 @EVERY
 def test_different_seeds_differ(name):
     one, two = (world(name, seed=seed, size=0.05) for seed in (0, 1))
@@ -137,6 +139,7 @@ def test_splits_share_no_prompt(name):
             assert not shown[one] & shown[two], (task.name, one, two)
 
 
+@pytest.mark.slow
 @EVERY
 def test_no_test_item_with_its_answer_in_the_corpus(name):
     made = world(name, size=0.2)

@@ -15,6 +15,8 @@ from metier.task.score import SCORERS
 from metier.worlds import world
 from metier.worlds._databases.logql import Line, execute
 
+pytestmark = pytest.mark.slow  # a world changes rarely; whoever changes it runs its own file
+
 SPLITS = ("train", "dev", "test", "ood")
 FUNCTIONS = {"average": lambda v: sum(v) / len(v), "highest": max, "lowest": min, "total": sum}
 SEEDS = st.integers(0, 10**9)

@@ -17,6 +17,8 @@ from sklearn.tree import DecisionTreeClassifier
 from metier.worlds import world
 from metier.worlds._errands.simulator import ERRORS, NORMS, Simulator, parse
 
+pytestmark = pytest.mark.slow  # a world changes rarely; whoever changes it runs its own file
+
 TASKS = ("errands-call", "errands-pick", "errands-plan", "errands-error", "errands-norm", "errands-state")
 SEEDS = st.integers(0, 10**9)
 TRUTH = world("errands").truth()

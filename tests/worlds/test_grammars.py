@@ -19,6 +19,8 @@ from metier.worlds._grammars.hmm import Hmm
 from metier.worlds._grammars.pcfg import BOTH, LevelGrammar
 from metier.worlds.grammars import LENGTHS, LENGTHS_OOD, SIGNALS, STATES, TERMINALS
 
+pytestmark = pytest.mark.slow  # a world changes rarely; whoever changes it runs its own file
+
 SEEDS = st.integers(0, 10**9)
 
 

@@ -17,6 +17,8 @@ from metier.worlds._languages.events import CHANGES, Events, cores, relation
 from metier.worlds._languages.tongues import Meaning, Phrase
 from metier.worlds.languages import SHARES
 
+pytestmark = pytest.mark.slow  # a world changes rarely; whoever changes it runs its own file
+
 NAMES = tuple(SHARES)
 ADJECTIVES = st.sampled_from(("", *tongues.ADJECTIVES))
 PHRASES = st.builds(Phrase, st.sampled_from(tongues.PERSONS + tongues.ANIMALS), st.booleans(), ADJECTIVES)

@@ -17,6 +17,8 @@ from sklearn.linear_model import LogisticRegression
 from metier.worlds import signals, world
 from metier.worlds._signals.asking import asked_of_scene, asked_of_sound
 
+pytestmark = pytest.mark.slow  # a world changes rarely; whoever changes it runs its own file
+
 PICTURES = ("image-question", "image-count", "image-box", "image-caption", "image-match")
 SOUNDS = ("sound-question", "sound-source", "sound-count", "sound-caption")
 SPLITS = ("train", "dev", "test", "ood")

@@ -16,6 +16,8 @@ from metier.errors import UserError
 from metier.worlds import world
 from metier.worlds.tracking import CORRUPTIONS
 
+pytestmark = pytest.mark.slow  # a world changes rarely; whoever changes it runs its own file
+
 EVERY = ("boxes", "boxes-moved", "indirect-object", "coloured-objects", "needles", "recall", "rule")
 
 

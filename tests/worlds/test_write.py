@@ -19,6 +19,8 @@ from metier.worlds.base import Sheet, World
 from metier.worlds.media import write_array
 from metier.worlds.write import amount, write_world
 
+pytestmark = pytest.mark.slow  # a world changes rarely; whoever changes it runs its own file
+
 
 class Plain(World):
     """A world of sums, as long as one likes."""
