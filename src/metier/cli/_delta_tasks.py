@@ -12,8 +12,6 @@ from metier.cli import options
 from metier.cli._done import how_of, say_done
 from metier.errors import UserError
 
-OfBase = Annotated[str | None, typer.Option("--base", "-b", help="The base of the changes; a saved delta remembers it.")]
-
 
 def overlapping(verbs: typer.Typer) -> None:
     """Add `overlap`."""
@@ -21,7 +19,7 @@ def overlapping(verbs: typer.Typer) -> None:
     @verbs.command()
     def overlap(
         deltas: Annotated[list[str], typer.Argument(help="Two or more changes of one base.")],
-        base: OfBase = None,
+        base: options.OfBase = None,
         as_json: options.AsJson = False,
     ) -> None:
         """Cosine between changes, which entries both change, and how many of those have the same sign.
@@ -44,7 +42,7 @@ def in_sequence(verbs: typer.Typer) -> None:
     def in_sequence(
         grafts: Annotated[list[str], typer.Argument(help="Grafts or other sparse changes of one base, in the order they were learnt.")],
         out: Annotated[str, typer.Option("--out", "-o", help="Where the result is written.")] = "sequence",
-        base: OfBase = None,
+        base: options.OfBase = None,
         force: options.Force = False,
         verify: options.Verify = True,
         as_json: options.AsJson = False,

@@ -20,7 +20,7 @@ def how_of(force: bool, verify: bool, ray: str | None = None) -> How:
     return How(force, verify, ray=ray)
 
 
-def planned(base: Checkpoint, places: list[str], out: str, dry_run: bool, as_json: bool) -> bool:
+def planned(base: Checkpoint, places: list[str], out: str | Path, dry_run: bool, as_json: bool) -> bool:
     """Print the plan where that is all that is wanted."""
     from metier.merge import _work
 

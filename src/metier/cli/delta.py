@@ -24,7 +24,6 @@ LARGEST = (
     "Spectra of matrices whose smaller side is longer are estimated, within about 3 % and in 1 to 3 seconds for 4096 x 4096; exact ones take "
     "minutes there. Those of low-rank changes are always exact."
 )
-OfBase = Annotated[str | None, typer.Option("--base", "-b", help="The base of the change; a saved delta remembers it.")]
 Out = Annotated[str, typer.Option("--out", "-o", help="Where the result is written.")]
 Rank = Annotated[int | None, typer.Option("--rank", help="Rank of every matrix's change.", min=1)]
 Energy = Annotated[
@@ -83,7 +82,7 @@ def _folding(verbs: typer.Typer) -> None:
         checkpoint: Annotated[str, typer.Argument(help="A checkpoint that the change was folded into.")],
         delta: Change,
         out: Out = "unfolded",
-        base: OfBase = None,
+        base: options.OfBase = None,
         force: options.Force = False,
         verify: options.Verify = True,
         as_json: options.AsJson = False,
@@ -114,7 +113,7 @@ def _showing(verbs: typer.Typer) -> None:
     @verbs.command()
     def show(
         delta: Change,
-        base: OfBase = None,
+        base: options.OfBase = None,
         figure: Annotated[str | None, typer.Option("--figure", help="Write a figure here: an HTML page of its own.")] = None,
         largest: Annotated[int, typer.Option("--largest", help=LARGEST, min=0)] = 1024,
         spectra: Annotated[bool, typer.Option("--spectra/--no-spectra", help="Singular values and ranks, the slow part.")] = True,
@@ -139,7 +138,7 @@ def _showing(verbs: typer.Typer) -> None:
 def _converting(verbs: typer.Typer) -> None:
     @verbs.command("to-lora")
     def to_lora(
-        delta: Change, rank: Rank = None, energy: Energy = None, out: Out = "lora", base: OfBase = None, force: options.Force = False,
+        delta: Change, rank: Rank = None, energy: Energy = None, out: Out = "lora", base: options.OfBase = None, force: options.Force = False,
         verify: options.Verify = True, as_json: options.AsJson = False,
     ) -> None:  # fmt: skip
         """Every matrix's change as two factors: of a rank, or of the lowest rank that keeps a share of its energy."""
@@ -151,7 +150,7 @@ def _converting(verbs: typer.Typer) -> None:
 
     @verbs.command("to-peft")
     def to_peft(
-        delta: Change, out: Out = "adapter", base: OfBase = None, force: options.Force = False, verify: options.Verify = True,
+        delta: Change, out: Out = "adapter", base: options.OfBase = None, force: options.Force = False, verify: options.Verify = True,
         as_json: options.AsJson = False,
     ) -> None:  # fmt: skip
         """Write a low-rank DELTA as a LoRA adapter that peft loads. A task's head is left out."""
@@ -177,7 +176,7 @@ def _compressing(verbs: typer.Typer) -> None:
         rank: Rank = None,
         energy: Energy = None,
         out: Out = "compressed",
-        base: OfBase = None,
+        base: options.OfBase = None,
         force: options.Force = False,
         verify: options.Verify = True,
         as_json: options.AsJson = False,
@@ -216,7 +215,7 @@ def _adding(verbs: typer.Typer) -> None:
         deltas: Annotated[list[str], typer.Argument(help="Changes of one base.")],
         coef: Annotated[str | None, typer.Option("--coef", help="A factor for each, comma-separated; 1 unless given.")] = None,
         out: Out = "sum",
-        base: OfBase = None,
+        base: options.OfBase = None,
         force: options.Force = False,
         verify: options.Verify = True,
         as_json: options.AsJson = False,
@@ -242,7 +241,7 @@ def _adding(verbs: typer.Typer) -> None:
         delta: Change,
         factor: Annotated[float, typer.Argument(help="The factor; negative takes a skill away.")],
         out: Out = "scaled",
-        base: OfBase = None,
+        base: options.OfBase = None,
         force: options.Force = False,
         verify: options.Verify = True,
         as_json: options.AsJson = False,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from metier.cli import options
-from metier.cli._done import say_done, say_plan
+from metier.cli._done import planned, say_done, say_plan
 from metier.errors import UserError, nearest
 from metier.method import Method, catalogue, find, named
 
@@ -129,8 +129,7 @@ def _merge(asked: Asked, out: Path, how: How, as_delta: bool, dry_run: bool, as_
     from metier.merge._numbers import naming
 
     base, places = _work.open_base(asked.base), list(asked.settings.experts)
-    if dry_run:
-        say_plan(_work.plan(base, places, out), as_json)
+    if planned(base, places, out, dry_run, as_json):
         return
     experts = without_heads([_work.opened(p, base) for p in places], places)
     same_vocabulary(base.path, *places)

@@ -14,6 +14,7 @@ from metier.method import find
 BaseName = Annotated[
     str, typer.Option("--base", "-b", help="Base model: metier-tiny, minilm, a folder in Hugging Face form, or a hub name.")
 ]
+OfBase = Annotated[str | None, typer.Option("--base", "-b", help="The base of what is changed; a saved delta remembers it.")]
 Out = Annotated[str, typer.Option("--out", "-o", help="Folder for the results.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything that is drawn.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]

@@ -59,3 +59,9 @@ def depth_of(name: str) -> int | None:
     """The number of the layer a tensor belongs to; None where it belongs to none."""
     found = DEPTH.search(name)
     return int(found[1]) if found else None
+
+
+def at_depth(name: str, layer: int) -> str:
+    """The same tensor of another layer; one that belongs to none as it is."""
+    found = DEPTH.search(name)
+    return name[: found.start(1)] + str(layer) + name[found.end(1) :] if found else name

@@ -13,7 +13,7 @@ from metier.delta import Checkpoint, Delta, Dense, Entry, Lazy, Merge, identity,
 from metier.delta.checkpoint import EMBEDDINGS, has_rows
 from metier.delta.difference import combined, difference
 from metier.delta.parts import total
-from metier.delta.parts.scale import DEPTH, depth_of
+from metier.delta.parts.scale import at_depth, depth_of
 from metier.delta.record import record
 from metier.delta.shape import Shape
 from metier.delta.stored import KINDS
@@ -70,6 +70,11 @@ class Job:
         return self.recipe.base or self.recipe.slices[0].sources[0].model
 
     @cached_property
+    def files(self) -> Checkpoint:
+        """The reference's."""
+        return self.models[self.reference].files
+
+    @cached_property
     def vocabulary(self) -> Vocabulary | None:
         """The result's vocabulary, where the recipe asks for one."""
         source = self.recipe.tokenizer
@@ -79,7 +84,7 @@ class Job:
     @cached_property
     def tensors(self) -> dict[str, Placed]:
         """Every tensor of the result, in order."""
-        names = list(self.models[self.reference].files)
+        names = list(self.files)
         parts = self.recipe.slices
         found: dict[str, Placed] = {}
         for name in (n for n in names if depth_of(n) is None):
@@ -105,35 +110,33 @@ class Job:
             progress.say(f"warning    {self.place}: no tensor's name contains the filter of {', '.join(unmatched)}: it has no effect.")
         for one in dict.fromkeys(self.ways.values()):
             one.merges()
-        ours = self.models[self.reference].files
+        known = {at_depth(n, 0) for n in self.files}
         for model, opened_model in self.models.items():
             files = opened_model.files
-            if ours.config.get("architectures") != files.config.get("architectures"):
+            if self.files.config.get("architectures") != files.config.get("architectures"):
                 raise KeyMismatch(
-                    f"{files.path}: is a {files.config.get('architectures')}, {ours.path} a {ours.config.get('architectures')}."
+                    f"{files.path}: is a {files.config.get('architectures')}, {self.files.path} a {self.files.config.get('architectures')}."
                 )
-            known = {_layerless(n) for n in ours}
-            if extra := [n for n in files if _layerless(n) not in known]:
-                raise KeyMismatch(f"{files.where[extra[0]].path}: has '{extra[0]}', which {ours.path} lacks.")
+            if extra := [n for n in files if at_depth(n, 0) not in known]:
+                raise KeyMismatch(f"{files.where[extra[0]].path}: has '{extra[0]}', which {self.files.path} lacks.")
             for name, placed in self.tensors.items():
                 if model in placed.names:
                     self._check_tensor(name, model, placed.names[model])
-            same_configuration(ours.path, files.path, layers=not self.recipe.by_layers)
+            same_configuration(self.files.path, files.path, layers=not self.recipe.by_layers)
         if not self.recipe.tokenizer:
             same_vocabulary(*(m.files.path for m in self.models.values()))
 
     def plan(self, out: Path) -> dict[str, Any]:
         """What a run would read, write and take."""
         places = [str(m.files.path) for n, m in self.models.items() if n != self.reference]
-        laid = self._laid(self.models[self.reference].files.path)
-        return _work.plan(self.models[self.reference].files, places, out, bytes_out=laid.bytes()) | {
+        laid = self._laid(self.files.path)
+        return _work.plan(self.files, places, out, bytes_out=laid.bytes()) | {
             "tensors": len(laid), "shards": [s.path.name for s in laid.shards], "method": self.recipe.method,
         }  # fmt: skip
 
     def run(self, out: Path, how: _work.How) -> _work.Done:
         """Write the result, load it again, and compare it with the same merge in memory."""
-        files = self.models[self.reference].files
-        verified = _work.checking(files) if how.verify else None
+        verified = _work.checking(self.files) if how.verify else None
         weights = Delta(
             Lazy([n for n in self.tensors if self._floats(n)], self.weights, self._shape),
             provenance=record("merge", method="mergekit", settings={"recipe": self.place.name}),
@@ -199,12 +202,11 @@ class Job:
         return self.recipe.base or self.reference
 
     def _floats(self, name: str) -> bool:
-        own = self._own_name(self.reference, name)
-        return self.models[self.reference].files.floating(own)
+        return self.files.floating(self._own_name(self.reference, name))
 
     def _count(self, part: Slice) -> int:
         layers = part.sources[0].layers
-        depths = [d for n in self.models[self.reference].files if (d := depth_of(n)) is not None]
+        depths = [d for n in self.files if (d := depth_of(n)) is not None]
         return layers[1] - layers[0] if layers else max(depths, default=-1) + 1
 
     def _layer(self, names: list[str], part: Slice, at: int, i: int, count: int) -> dict[str, Placed]:
@@ -214,7 +216,7 @@ class Job:
         found = {}
         for name in (n for n in names if depth_of(n) == _like(names, first)):
             t = i / (count - 1) if count > 1 else 1.0
-            found[_moved(name, at)] = Placed(part, t, {m: _moved(name, layer) for m, layer in own.items()})
+            found[at_depth(name, at)] = Placed(part, t, {m: at_depth(name, layer) for m, layer in own.items()})
         return found
 
     def _check_tensor(self, name: str, model: str, own: str) -> None:
@@ -222,15 +224,13 @@ class Job:
         if own not in files:
             raise KeyMismatch(f"{files.path}: has no '{own}', which the recipe takes for '{name}'.")
         ours = self._own_name(self.reference, name)
-        shape, wanted = tuple(files.shape(own)), tuple(self.models[self.reference].files.shape(ours))
+        shape, wanted = tuple(files.shape(own)), tuple(self.files.shape(ours))
         if self.vocabulary is not None and has_rows(name):
             shape, wanted = shape[1:], wanted[1:]
         if shape != wanted:
             hint = " Say tokenizer_source: union (or base)." if has_rows(name) else ""
             where = files.where[own].path if own in files.where else files.path
-            raise ShapeMismatch(
-                f"{where}: '{own}' has shape {list(shape)}, {list(wanted)} in {self.models[self.reference].files.path}.{hint}"
-            )
+            raise ShapeMismatch(f"{where}: '{own}' has shape {list(shape)}, {list(wanted)} in {self.files.path}.{hint}")
 
     def _must_change(self, weights: Delta) -> None:
         """Raises UserError where the result is the base bit for bit (a passthrough of the same layers may be)."""
@@ -245,7 +245,7 @@ class Job:
             raise UserError(f"{self.place}: the result would be the base, bit for bit: no change reaches it.")
 
     def _laid(self, folder: Path) -> Laid:
-        files, found = self.models[self.reference].files, []
+        files, found = self.files, []
         for name in self.tensors:
             own = self._own_name(self.reference, name)
             kind = KINDS[self.recipe.dtype] if self.recipe.dtype and self._floats(name) else files.facts(own).kind
@@ -255,15 +255,15 @@ class Job:
 
     def _shape(self, name: str) -> Shape:
         """The shape of a tensor of the result."""
-        shape = self.models[self.reference].files.shape(self._own_name(self.reference, name))
+        shape = self.files.shape(self._own_name(self.reference, name))
         rows = self.vocabulary.rows if self.vocabulary is not None and has_rows(name) else None
         return shape if rows is None else Shape((rows, *shape[1:]))
 
     def _stage(self, folder: Path, laid: Laid) -> None:
         """What lies beside the weights: configuration, index, tokenizer."""
-        files, words = self.models[self.reference].files, self.vocabulary
-        beside(files.path, folder, tokenizer=words is None)
-        config = dict(files.config)
+        words = self.vocabulary
+        beside(self.files.path, folder, tokenizer=words is None)
+        config = dict(self.files.config)
         if self.recipe.dtype:
             config["dtype" if "dtype" in config else "torch_dtype"] = self.recipe.dtype
         if self.recipe.by_layers:
@@ -293,13 +293,3 @@ def _full(one: Way) -> bool:
 def _like(names: list[str], layer: int) -> int:
     """The layer of the reference whose names stand for a layer that only another model has: itself, or the last one there is."""
     return min(layer, max((d for n in names if (d := depth_of(n)) is not None), default=layer))
-
-
-def _layerless(name: str) -> str:
-    return _moved(name, 0)
-
-
-def _moved(name: str, layer: int) -> str:
-    """The same tensor of another layer."""
-    found = DEPTH.search(name)
-    return name[: found.start(1)] + str(layer) + name[found.end(1) :] if found else name
