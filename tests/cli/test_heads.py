@@ -84,6 +84,7 @@ def test_a_new_tensor_of_the_body_is_no_head(run: Run) -> None:
     for name, words in said.items():
         file = checkpoint(base, Path(name), noise(1)) / "model.safetensors"
         save_file(load_file(file) | {name: torch.ones(3)}, file)
-        seen = run("delta", "fold", base.path, name, "-o", "out")
-        assert seen.code == 2 and words in seen.err, seen.err
+        for verb in (["delta", "fold", base.path, name], ["merge", "linear", name, name, "--base", base.path]):
+            seen = run(*verb, "-o", "out")
+            assert seen.code == 2 and words in seen.err, seen.err
     assert not Path("out").exists()

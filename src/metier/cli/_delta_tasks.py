@@ -49,7 +49,7 @@ def in_sequence(verbs: typer.Typer) -> None:
     ) -> None:
         """Add the graft of each task to those before it, which keep their entries: no later task overwrites an earlier one."""
         from metier.merge import _work, graft
-        from metier.merge._heads import without_heads
+        from metier.merge._heads import bodies_of
 
         found, on = _work.open_changes(grafts, base)
-        say_done(_work.keep(graft.in_sequence(without_heads(found, grafts)), Path(out), on, how_of(force, verify)), as_json)
+        say_done(_work.keep(graft.in_sequence(bodies_of(found, on, grafts)), Path(out), on, how_of(force, verify)), as_json)

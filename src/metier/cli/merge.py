@@ -124,14 +124,14 @@ def _asked(method: str, models: list[str], flags: dict[str, str], base: str | No
 
 def _merge(asked: Asked, out: Path, how: How, as_delta: bool, dry_run: bool, as_json: bool) -> None:
     from metier.merge import _work
-    from metier.merge._heads import without_heads
+    from metier.merge._heads import bodies_of
     from metier.merge._kin import same_vocabulary
     from metier.merge._numbers import naming
 
     base, places = _work.open_base(asked.base), list(asked.settings.experts)
     if planned(base, places, out, dry_run, as_json):
         return
-    experts = without_heads([_work.opened(p, base) for p in places], places)
+    experts = bodies_of([_work.opened(p, base) for p in places], base, places)
     same_vocabulary(base.path, *places)
     _work.check_experts(base, experts, places)
     with naming(*experts):

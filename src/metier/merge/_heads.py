@@ -22,18 +22,18 @@ class Body(NamedTuple):
         return {"left_out": list(self.left_out)} if self.left_out else {}
 
 
-def body_of(delta: Delta, base: Checkpoint, place: str) -> Body:
+def body_of(delta: Delta, base: Checkpoint | None, place: str) -> Body:
     """The change without its head, which is said. Raises UserError where nothing is left, KeyMismatch for a new tensor that is no head.
 
     A head is a module of its own beside the base's; a new tensor inside a layer, or in a module that the base has, takes part in
     what the body computes, and without it the body would be another model.
     """
-    modules = {n.rpartition(".")[0] for n in base.where}
+    modules = {n.rpartition(".")[0] for n in base.where} if base else set()
     new = [n for n in delta if isinstance(delta.entries[n], New)]
     if inside := [n for n in new if depth_of(n) is not None or n.rpartition(".")[0] in modules]:
         raise KeyMismatch(
-            f"{place}: '{inside[0]}' is a tensor that the base {base.path} does not have, and a part of its body. Was the change made from "
-            "another model?"
+            f"{place}: '{inside[0]}' is a tensor that the base{f' {base.path}' if base else ''} does not have, and a part of its body. "
+            "Was the change made from another model?"
         )
     if not new:
         return Body(delta)
@@ -42,21 +42,11 @@ def body_of(delta: Delta, base: Checkpoint, place: str) -> Body:
         raise UserError(f"{place}: changes no tensor of the base; all it holds is a head ({', '.join(new)}), which stays in {place}.")
     progress.say(
         f"left out: {', '.join(new)} of {place}: a head for one task, for which a checkpoint or an adapter of the base has no place. "
-        f"The body is written; {place} keeps the head."
+        f"Only the body is taken; {place} keeps the head."
     )
     return Body(found, tuple(new))
 
 
-def without_heads(deltas: Sequence[Delta], places: Sequence[str]) -> list[Delta]:
-    """The changes without tensors that the base does not have; what is left out is said."""
-    found = []
-    for delta, place in zip(deltas, places, strict=True):
-        new = [n for n in delta if isinstance(delta.entries[n], New)]
-        if new:
-            progress.say(
-                f"left out: {', '.join(new)} of {place}: the base has no such tensor, and heads of different tasks are not merged."
-            )
-        found.append(delta.only([n for n in delta if n not in new]) if new else delta)
-        if not len(found[-1]):
-            raise UserError(f"{place}: changes no tensor of the base; there is nothing to merge.")
-    return found
+def bodies_of(deltas: Sequence[Delta], base: Checkpoint | None, places: Sequence[str]) -> list[Delta]:
+    """The changes without their heads: heads of different tasks are not merged. Errors as of `body_of`."""
+    return [body_of(delta, base, place).delta for delta, place in zip(deltas, places, strict=True)]

@@ -20,7 +20,7 @@ from metier.delta.stored import KINDS
 from metier.errors import KeyMismatch, ShapeMismatch, UserError
 from metier.merge import _verdict, _work
 from metier.merge._experts import opened, weights_of
-from metier.merge._heads import without_heads
+from metier.merge._heads import body_of
 from metier.merge._kin import same_configuration, same_vocabulary
 from metier.merge.mergekit import recipe as recipes
 from metier.merge.mergekit.laid import Laid, beside, describe, laid_out, relayered
@@ -281,7 +281,7 @@ def _opened(name: str) -> Model:
     if not Path(place).expanduser().is_dir():
         raise UserError(f"model {place}: no such folder. Download the model first, and write its folder in the recipe.")
     files = Checkpoint(place)
-    change = without_heads([opened(lora, files)], [lora])[0] if lora else Delta({})
+    change = body_of(opened(lora, files), files, lora).delta if lora else Delta({})
     return Model(files, weights_of(change, files), [files.stamp(), change.record])
 
 
