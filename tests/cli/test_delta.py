@@ -263,7 +263,9 @@ def test_mismatches_are_told_before_anything_is_written(run: Run, base: Base) ->
     assert run("delta", "diff", base.path, "tuned", "-o", "d").code == 0
     seen = run("delta", "fold", other.path, "d", "-o", "out")
     assert seen.code == 2 and "made from base" in seen.err and not Path("out").exists()
-    assert "is there already" in run("delta", "fold", base.path, "d", "-o", "tuned").err
+    assert "holds something that metier did not write" in run("delta", "fold", base.path, "d", "-o", "tuned", "--force").err
+    assert "is there already" in run("delta", "diff", base.path, "tuned", "-o", "d").err
+    assert "is read for this result" in run("delta", "fold", base.path, "d", "-o", "d", "--force").err
     assert "no such folder" in run("delta", "fold", base.path, "nowhere", "-o", "out").err
 
 

@@ -139,7 +139,7 @@ def test_progress_is_told(tmp_path: Path) -> None:
 REPLACED = """
 import os, signal, sys
 from pathlib import Path
-from metier.delta import Checkpoint, diff, run, write
+from metier.delta import Checkpoint, diff, place as placing, run
 from metier.merge.linear import linear
 place, left, rename = Path(sys.argv[1]), [int(sys.argv[3])], os.rename
 def dies(*paths):
@@ -149,7 +149,7 @@ def dies(*paths):
     rename(*paths)
 os.rename = dies
 if sys.argv[2] == "cannot":
-    write._exchanged = lambda *_: False
+    placing._exchanged = lambda *_: False
 base = Checkpoint(place / "base")
 run(linear(), base, [diff(base, Checkpoint(place / "e"))], place / "out", force=True)
 """
@@ -279,7 +279,7 @@ def test_an_output_that_is_there(tmp_path: Path) -> None:
     apply(base, Delta({}), tmp_path / "out")
     with pytest.raises(UserError, match="is there already"):
         apply(base, Delta({}), tmp_path / "out")
-    with pytest.raises(UserError, match="is the base itself"):
+    with pytest.raises(UserError, match="is read for this result"):
         apply(base, Delta({}), tmp_path / "base", force=True)
 
 

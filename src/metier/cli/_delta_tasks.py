@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from metier.cli import options
-from metier.cli._done import how_of, say_done
+from metier.cli._done import how_of, out_of, say_done
 from metier.errors import UserError
 
 
@@ -51,5 +51,5 @@ def in_sequence(verbs: typer.Typer) -> None:
         from metier.merge import _work, graft
         from metier.merge._heads import bodies_of
 
-        found, on = _work.open_changes(grafts, base)
-        say_done(_work.keep(graft.in_sequence(bodies_of(found, on, grafts)), Path(out), on, how_of(force, verify)), as_json)
+        place, (found, on) = out_of(out, force, *grafts, base), _work.open_changes(grafts, base)
+        say_done(_work.keep(graft.in_sequence(bodies_of(found, on, grafts)), place, on, how_of(force, verify)), as_json)

@@ -20,12 +20,19 @@ def how_of(force: bool, verify: bool, ray: str | None = None) -> How:
     return How(force, verify, ray=ray)
 
 
+def out_of(out: str | Path, force: bool, *inputs: str | Path | None) -> Path:
+    """Where the result is put, looked at before anything is read: see `vacant`."""
+    from metier.delta.place import vacant
+
+    return vacant(out, force, [i for i in inputs if i is not None])
+
+
 def planned(base: Checkpoint, places: list[str], out: str | Path, dry_run: bool, as_json: bool) -> bool:
     """Print the plan where that is all that is wanted."""
     from metier.merge import _work
 
     if dry_run:
-        say_plan(_work.plan(base, places, Path(out)), as_json)
+        say_plan(_work.plan(base, places, Path(out).expanduser()), as_json)
     return dry_run
 
 

@@ -11,7 +11,7 @@ import typer
 
 from metier.cli import options
 from metier.cli._delta_tasks import in_sequence, overlapping
-from metier.cli._done import how_of, planned, say_done
+from metier.cli._done import how_of, out_of, planned, say_done
 from metier.errors import UserError
 
 if TYPE_CHECKING:
@@ -53,9 +53,9 @@ def _taking(verbs: typer.Typer) -> None:
         from metier.delta.record import record
         from metier.merge import _work
 
-        found = _work.open_base(base)
+        place, found = out_of(out, force, base, tuned), _work.open_base(base)
         change = _work.opened(tuned, found)
-        say_done(_work.keep(change.made(record("diff", change.record)), Path(out), found, how_of(force, verify)), as_json)
+        say_done(_work.keep(change.made(record("diff", change.record)), place, found, how_of(force, verify)), as_json)
 
 
 def _folding(verbs: typer.Typer) -> None:
@@ -69,9 +69,9 @@ def _folding(verbs: typer.Typer) -> None:
 
         found = _work.open_base(base)
         if not planned(found, [delta], out, dry_run, as_json):
-            body = body_of(_work.opened(delta, found), found, delta)
+            place, body = out_of(out, force, base, delta), body_of(_work.opened(delta, found), found, delta)
             recipe = {"fold": delta} | body.facts()
-            say_done(_work.fold(found, body.delta, Path(out), how_of(force, verify, ray), recipe=recipe), as_json, **body.facts())
+            say_done(_work.fold(found, body.delta, place, how_of(force, verify, ray), recipe=recipe), as_json, **body.facts())
 
     verbs.command("fold")(fold)
     verbs.command("apply", help="The same as fold.")(fold)
@@ -91,7 +91,7 @@ def _folding(verbs: typer.Typer) -> None:
         from metier.merge import _work
         from metier.merge._heads import body_of
 
-        change, _ = _work.open_change(delta, base)
+        place, (change, _) = out_of(out, force, checkpoint, delta, base), _work.open_change(delta, base)
         found = _work.open_base(checkpoint)
         if change.base and found.fingerprint() == change.base:
             raise UserError(
@@ -100,8 +100,8 @@ def _folding(verbs: typer.Typer) -> None:
             )
         body = body_of(change, found, delta)
         taken, recipe = _work.negated(found, body.delta), {"unfold": delta} | body.facts()
-        done = _work.fold(found, taken, Path(out), how_of(force, verify), recipe=recipe).of("the checkpoint")
-        same = _work.open_base(out).fingerprint() == change.base if change.base else None
+        done = _work.fold(found, taken, place, how_of(force, verify), recipe=recipe).of("the checkpoint")
+        same = _work.open_base(place).fingerprint() == change.base if change.base else None
         words = {
             None: "", True: "It is the base, bit for bit.",
             False: f"It is not the base bit for bit: folding had rounded, or {checkpoint} is not base + {delta}.",
@@ -146,7 +146,7 @@ def _converting(verbs: typer.Typer) -> None:
 
         if (rank is None) == (energy is None):
             raise UserError("to-lora: give either --rank 16 or --energy 0.9.")
-        _compressed(delta, base, Path(out), how_of(force, verify), as_json, lambda d: convert(d, rank, energy=energy))
+        _compressed(delta, base, out_of(out, force, delta, base), how_of(force, verify), as_json, lambda d: convert(d, rank, energy=energy))
 
     @verbs.command("to-peft")
     def to_peft(
@@ -158,11 +158,11 @@ def _converting(verbs: typer.Typer) -> None:
         from metier.merge._export import export
         from metier.merge._heads import body_of
 
-        change, found = _work.open_change(delta, base)
+        place, (change, found) = out_of(out, force, delta, base), _work.open_change(delta, base)
         if found is None:
             raise UserError(f"{delta}: its base is not where it was, and peft's format depends on it. Say --base.")
         body = body_of(change, found, delta)
-        say_done(export(body.delta, found, Path(out), how_of(force, verify)), as_json, **body.facts())
+        say_done(export(body.delta, found, place, how_of(force, verify)), as_json, **body.facts())
 
 
 def _compressing(verbs: typer.Typer) -> None:
@@ -192,7 +192,7 @@ def _compressing(verbs: typer.Typer) -> None:
         }
         check.one_of("--method", method, ways)
         _of_method(method, {"density": density, "alpha": alpha, "everything": everything or None, "rank": rank, "energy": energy})
-        _compressed(delta, base, Path(out), how_of(force, verify), as_json, ways[method])
+        _compressed(delta, base, out_of(out, force, delta, base), how_of(force, verify), as_json, ways[method])
 
 
 OF_METHOD = {"density": "compeft", "alpha": "compeft", "everything": "bitdelta", "rank": "svd", "energy": "svd"}
@@ -229,12 +229,12 @@ def _adding(verbs: typer.Typer) -> None:
             coefs = weights(convert(coef, tuple[float, ...]) if coef else None, len(deltas))
         except ValueError as error:
             raise UserError(f"--coef: {error}") from error
-        found, on = _work.open_changes(deltas, base)
+        place, (found, on) = out_of(out, force, *deltas, base), _work.open_changes(deltas, base)
         parts = [c * d for c, d in zip(coefs, found, strict=True)]
         total = parts[0]
         for part in parts[1:]:
             total = total + part
-        say_done(_work.keep(total, Path(out), on, how_of(force, verify)), as_json)
+        say_done(_work.keep(total, place, on, how_of(force, verify)), as_json)
 
     @verbs.command(context_settings={"ignore_unknown_options": True})  # so that -1 is a number
     def scale(
@@ -251,9 +251,9 @@ def _adding(verbs: typer.Typer) -> None:
         from metier.merge import _work
 
         check.number("scale: factor", factor)
-        how = how_of(force, verify)
+        place, how = out_of(out, force, delta, base), how_of(force, verify)
         found, on = _work.change_and_base(delta, base, how)
-        say_done(_work.keep(factor * found, Path(out), on, how), as_json)
+        say_done(_work.keep(factor * found, place, on, how), as_json)
 
 
 def _compressed(delta: str, base: str | None, out: Path, how: How, as_json: bool, compress: Any) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from metier.cli import options
-from metier.cli._done import planned, say_done, say_plan
+from metier.cli._done import out_of, planned, say_done, say_plan
 from metier.errors import UserError, nearest
 from metier.method import Method, catalogue, find, named
 
@@ -131,6 +131,7 @@ def _merge(asked: Asked, out: Path, how: How, as_delta: bool, dry_run: bool, as_
     base, places = _work.open_base(asked.base), list(asked.settings.experts)
     if planned(base, places, out, dry_run, as_json):
         return
+    out = out_of(out, how.force, base.path, *places)
     experts = bodies_of([_work.opened(p, base) for p in places], base, places)
     same_vocabulary(base.path, *places)
     _work.check_experts(base, experts, places)
@@ -171,7 +172,8 @@ def _recipe(
         raise UserError(f"merge from-mergekit: give one recipe file, which says all else; {what}.")
     job = prepare(Path(models[0]))
     if dry_run:
-        plan = job.plan(out)
+        plan = job.plan(out.expanduser())
         say_plan(plan, as_json)
         return
+    out = out_of(out, how.force, *(m.files.path for m in job.models.values()))
     say_done(job.run(out, how.on_cpu("a recipe of mergekit's")), as_json)

@@ -21,10 +21,11 @@ from metier.delta.delta import Delta, Lazy
 from metier.delta.entry import SLICE, Entry, Seen, tensors_of
 from metier.delta.header import BLANK, DATA, FORMAT, HEADER, KINDS, NUMBERS, check_entries, sealed
 from metier.delta.kinds import Between
+from metier.delta.place import explained, renamed, vacant
 from metier.delta.reader import Reader, are_numbers, entry_of, identity
 from metier.delta.shape import Shape
 from metier.delta.stored import layout, raw
-from metier.delta.write import ShardWriter, explained, put_back, renamed
+from metier.delta.write import ShardWriter
 from metier.errors import NotNumbers, UserError
 from metier.lazy import torch
 
@@ -35,12 +36,9 @@ if TYPE_CHECKING:
 def save(delta: Delta, folder: Path | str, *, force: bool = False) -> str:
     """Write a delta, tensor by tensor, whole or not at all; its id (SHA-256 of delta.json).
 
-    Raises UserError where `folder` is there, NotNumbers where a change is infinite or not a number.
+    Raises UserError where `vacant` does, NotNumbers where a change is infinite or not a number.
     """
-    folder = Path(folder).expanduser().absolute()
-    put_back(folder)
-    if folder.exists() and not force:
-        raise UserError(f"{folder}: is there already. Choose another folder with -o, or say --force to replace it.")
+    folder = vacant(folder, force)
     with explained(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))

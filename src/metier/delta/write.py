@@ -9,8 +9,6 @@ or fails before a shard is finished, leaves nothing.
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import errno
 import fcntl
 import json
 import os
@@ -24,13 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metier.delta.checkpoint import INDEX, Checkpoint
+from metier.delta.place import explained, removed, renamed, vacant
 from metier.delta.stored import Facts, Stored, layout, raw
 from metier.errors import Unwritable, UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_HERE, _EXCHANGE = -100, 2  # AT_FDCWD; RENAME_EXCHANGE, and RENAME_SWAP of macOS
 RECIPE, LOCK = "metier.json", ".lock"
 PIECE = (
     1 << 17
@@ -96,12 +94,7 @@ def layout_of(shard: Stored) -> tuple[bytes, dict[str, Facts]]:
 @contextlib.contextmanager
 def checkpoint_like(like: Checkpoint, out: Path, recipe: Mapping[str, Any], *, force: bool = False) -> Iterator[CheckpointWriter]:
     """A writer; `out` appears when the block ends without an error. Raises UserError where `out` is there (unless force) or being written."""
-    out, text = Path(out).expanduser().absolute(), json.dumps(recipe, indent=1, sort_keys=True, default=str) + "\n"
-    if out == like.path.absolute():
-        raise UserError(f"{out}: is the base itself. Choose another folder with -o.")
-    put_back(out)
-    if out.exists() and not force:
-        raise UserError(f"{out}: is there already. Choose another folder with -o, or say --force to replace it.")
+    out, text = vacant(out, force, [like.path]), json.dumps(recipe, indent=1, sort_keys=True, default=str) + "\n"
     with explained(out):
         draft = out.parent / f".{out.name}.part"
         draft.mkdir(parents=True, exist_ok=True)
@@ -114,22 +107,8 @@ def checkpoint_like(like: Checkpoint, out: Path, recipe: Mapping[str, Any], *, f
             except BaseException as error:
                 refused = isinstance(error, UserError) and not isinstance(error, Unwritable)
                 if refused or len(writer.left()) == len(like.shards):  # nothing there that a next run could go on with
-                    _removed(draft)
+                    removed(draft)
                 raise
-
-
-@contextlib.contextmanager
-def explained(out: Path) -> Iterator[None]:
-    """A full disk or a folder without permission as an error for people."""
-    try:
-        yield
-    except OSError as error:
-        known = {errno.ENOSPC: "the disk is full", errno.EACCES: "no permission to write", errno.EROFS: "the disk is read-only",
-                 errno.EDQUOT: "the disk quota is used up", errno.ENOTDIR: "a file is where a folder is needed",
-                 errno.EEXIST: "a file is where a folder is needed", errno.EFBIG: "the file is larger than allowed here"}  # fmt: skip
-        if error.errno in known:
-            raise Unwritable(f"{out}: {known[error.errno]}. Free space or choose another folder with -o.") from error
-        raise
 
 
 def _resume(draft: Path, recipe: str, like: Checkpoint) -> None:
@@ -154,51 +133,6 @@ def _finish(draft: Path, out: Path, like: Checkpoint) -> None:
             shutil.copyfile(like.path / INDEX, draft / INDEX)
     (draft / LOCK).unlink()
     renamed(draft, out)
-
-
-def renamed(draft: Path, out: Path) -> None:
-    """Give a finished folder its name; what had it before is removed.
-
-    Linux and macOS swap the two in one step. Elsewhere, and on disks that cannot, the old one has a hidden name for a moment; `put_back`
-    gives it its own again where a process was killed just then.
-    """
-    old, gone = _hidden(out, "old"), _hidden(out, "gone")
-    for left in (gone, old) if out.exists() else (gone,):
-        _removed(left)
-    if out.exists() and _exchanged(draft, out):
-        os.rename(draft, gone)
-    elif out.exists():
-        os.rename(out, old)
-        os.rename(draft, out)
-        os.rename(old, gone)
-    else:
-        os.rename(draft, out)
-    _removed(gone)
-
-
-def put_back(out: Path) -> None:
-    """Give an older output its name again, where a killed process had taken it and given it to no other."""
-    if not out.exists() and _hidden(out, "old").exists():
-        os.rename(_hidden(out, "old"), out)
-
-
-def _removed(place: Path) -> None:
-    if place.is_dir():
-        shutil.rmtree(place, ignore_errors=True)
-    else:
-        place.unlink(missing_ok=True)
-
-
-def _hidden(out: Path, kind: str) -> Path:
-    return out.parent / f".{out.name}.{kind}.part"
-
-
-def _exchanged(a: Path, b: Path) -> bool:
-    """Whether two paths have taken each other's names, in one step: Linux's renameat2, macOS's renamex_np."""
-    system = ctypes.CDLL(None)
-    if hasattr(system, "renameat2"):
-        return bool(system.renameat2(_HERE, os.fsencode(a), _HERE, os.fsencode(b), _EXCHANGE) == 0)
-    return hasattr(system, "renamex_np") and bool(system.renamex_np(os.fsencode(a), os.fsencode(b), _EXCHANGE) == 0)
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from metier.delta import Checkpoint, Delta, Lazy
-from metier.errors import UserError
+from metier.delta.place import vacant
 from metier.merge import _verdict, _verify
 from metier.merge._convert import save_peft, to_peft, with_peft
 from metier.merge._work import Done, How, only_changed, size_of
@@ -17,8 +17,7 @@ def export(delta: Delta, base: Checkpoint, out: Path, how: How) -> Done:
 
     It is verified on the base in float32, where nothing is rounded: an adapter lies beside its base, whatever that is loaded in.
     """
-    if out.exists() and not how.force:
-        raise UserError(f"{out}: is there already. Choose another folder with -o, or say --force to replace it.")
+    out = vacant(out, how.force, [base.path])
     plain, delta = _verify.checkable(base.path), only_changed(delta)
     save_peft(to_peft(delta, plain, base), out)
     verdict = None
