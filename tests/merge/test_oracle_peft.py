@@ -153,3 +153,39 @@ def test_an_adapter_of_another_base_is_refused(tmp_path: Path) -> None:
     (tmp_path / "adapter_model.safetensors").rename(tmp_path / "adapter_model.bin")
     with pytest.raises(UserError, match=r"has no adapter_model\.safetensors"):
         opened(tmp_path, tiny_causal())
+
+
+TIED: dict[str, dict[str, Any]] = {  # adapters that change the embedding of a model whose output layer is the same tensor
+    "saved": {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]},
+    "saved, both": {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"], "ensure_weight_tying": True},
+    "factors": {"target_modules": ["q_proj", "embed_tokens"]},
+    "factors, both": {"target_modules": ["q_proj", "embed_tokens"], "ensure_weight_tying": True},
+    "tokens": {"target_modules": ["q_proj"], "trainable_token_indices": [3, 5]},
+    "output layer": {"target_modules": ["q_proj", "lm_head"]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", TIED)
+def test_an_adapter_of_tied_layers_says_what_it_says_beside_its_base(kind: str, tmp_path: Path) -> None:
+    """Folded, the model answers as peft's does with the adapter beside it; where one tensor cannot be both layers that is said."""
+    base, ids = tiny_causal(), torch.arange(3, 19)[None]
+    config = peft.LoraConfig(**TIED[kind], r=2, lora_alpha=2, init_lora_weights=False, task_type="CAUSAL_LM")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft says that tied layers are changed
+        model = peft.get_peft_model(copy.deepcopy(base.model), config)
+        with torch.no_grad():
+            for name, p in model.named_parameters():
+                if any(part in name for part in ("modules_to_save", "trainable_tokens")):
+                    p.mul_(1.5)
+        model.save_pretrained(tmp_path)
+        live = peft.PeftModel.from_pretrained(copy.deepcopy(base.model), tmp_path).eval()(ids).logits
+        if kind in ("saved", "factors", "output layer"):
+            with pytest.raises(KeyMismatch, match="by itself, and in the base embedding and output layer are one tensor"):
+                opened(tmp_path, base)
+            return
+        delta = opened(tmp_path, base)
+    folded = copy.deepcopy(base.model)
+    for name, tensor in delta.apply({n: p.data for n, p in folded.named_parameters()}).items():
+        folded.get_parameter(name).data.copy_(tensor)
+    assert float((live - base.model(ids).logits).abs().max()) > 0.01
+    torch.testing.assert_close(folded.eval()(ids).logits, live, atol=1e-4, rtol=1e-4)

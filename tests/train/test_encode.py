@@ -196,8 +196,8 @@ def test_the_command_makes_what_the_recipe_says(tmp_path, monkeypatch, capsys):
 
 
 def test_kinds():
-    assert {name: kind(RECIPES / f"{name}.yaml") for name in ("tiny", "nano", "next", "encoder")} == {
-        "tiny": "decoder", "nano": "decoder", "next": "decoder", "encoder": "encoder",
+    assert {name: kind(RECIPES / f"{name}.yaml") for name in ("tiny", "early", "nano", "next", "encoder")} == {
+        "tiny": "decoder", "early": "decoder", "nano": "decoder", "next": "decoder", "encoder": "encoder",
     }  # fmt: skip
     with pytest.raises(UserError, match="unknown key 'model.context'|unknown key 'training.steps'|missing key"):
         load_decoder(RECIPES / "encoder.yaml")

@@ -5,36 +5,45 @@ from __future__ import annotations
 import copy
 import json
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metier.delta import Between, Delta, LowRank, New, diff
+from metier.delta.checkpoint import OUTPUT
 from metier.delta.entry import Entry
 from metier.delta.stored import Stored
 from metier.errors import KeyMismatch, UserError
 from metier.lazy import torch
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from metier.model import Base
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
+TOGETHER = "ensure_weight_tying"
 PLAIN = ("lora_A.weight", "lora_B.weight")
 
 
-def adapter(place: Path, base: Mapping[str, Tensor], model: Callable[[], Base]) -> Delta:
+def adapter(place: Path, base: Mapping[str, Tensor], model: Callable[[], Base], tied: str | None = None) -> Delta:
     """The change of an adapter: LowRank for plain LoRA, `New` or a difference for modules saved whole, else dense.
 
     model  gives the base as a model, for adapters that only peft can convert
-    Raises UserError for a folder that is no adapter, KeyMismatch for one of another base.
+    tied   the base's embedding, where its output layer is the same tensor
+    Raises UserError for a folder that is no adapter, KeyMismatch for one of another base, or that changes one of two tied layers.
     """
     config = config_of(place)
     stored = Stored(place / TENSORS)
     tensors = {n.removeprefix(PREFIX): stored.tensor(n) for n in stored.facts}
-    entries = _plain(place, config, tensors, base) if _is_plain(config, tensors) else dict(_by_peft(place, model(), base).entries)
+    if _is_plain(config, tensors):
+        entries = _plain(place, config, tensors, base)
+        if tied is not None:
+            _as_one(place, config, tensors, entries, tied)
+    else:
+        entries = dict(_by_peft(place, model(), base).entries)
     if not entries:
         raise KeyMismatch(f"{place / TENSORS}: changes no tensor of the base; its modules are {config.get('target_modules')}.")
     facts = {"peft_type": config["peft_type"], "rank": config.get("r"), "tuned_on": config.get("base_model_name_or_path")}
@@ -80,6 +89,22 @@ def _plain(place: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]
     return entries
 
 
+def _as_one(place: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor], entries: dict[str, Entry], tied: str) -> None:
+    """Leave out the output layer where it is saved equal to the embedding, whose tensor the base has for both."""
+    first, last, saved = tensors.get(tied), tensors.get(OUTPUT), config.get("modules_to_save") or ()
+    if last is not None and first is not None and torch.equal(first, last):
+        entries.pop(OUTPUT, None)
+    elif OUTPUT in entries or (tied in entries and any(f".{tied}".endswith(f".{m}.weight") for m in saved) and not config.get(TOGETHER)):
+        raise _apart(place, OUTPUT if OUTPUT in entries else tied)
+
+
+def _apart(place: Path, name: str) -> KeyMismatch:
+    return KeyMismatch(
+        f"{place}: changes '{name}' by itself, and in the base embedding and output layer are one tensor: both would change. Give the base an "
+        "output layer of its own (tie_word_embeddings false) and fold into that, or train with peft's ensure_weight_tying."
+    )
+
+
 def _scale(config: Mapping[str, Any], module: str, rank: int) -> float:
     """alpha / rank, or alpha / sqrt(rank) for rank-stabilised LoRA; alpha by the module's own pattern where it has one."""
     patterns: Mapping[str, float] = config.get("alpha_pattern") or {}
@@ -93,13 +118,36 @@ def _by_peft(place: Path, base: Base, files: Mapping[str, Tensor]) -> Delta:
 
     model = copy.deepcopy(base.model)
     before = {n: p.data.clone() for n, p in model.named_parameters()}
+    tied = _untied(model)
     try:
-        merged = PeftModel.from_pretrained(model, str(place)).merge_and_unload()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Input and output embeddings are no longer tied")  # they are compared below
+            merged = PeftModel.from_pretrained(model, str(place)).merge_and_unload()
     except (ValueError, RuntimeError, KeyError, NotImplementedError, AttributeError) as error:
         raise UserError(f"{place}: peft cannot fold this adapter into the base ({str(error)[:300]}).") from error
-    after = {n: p.data for n, p in merged.named_parameters()}
+    after = {n: p.data for n, p in merged.named_parameters() if n in before}
+    for first, others in tied.items():
+        for other in others:
+            if not torch.equal(after[first], merged.get_parameter(other)):
+                raise _apart(place, first if torch.equal(merged.get_parameter(other), before[first]) else other)
     if all(n in files for n in before):
         return diff(before, after)
     from transformers.core_model_loading import revert_weight_conversion  # some models join tensors of their files (Mixtral's experts)
 
     return diff(revert_weight_conversion(base.model, before), revert_weight_conversion(base.model, after))
+
+
+def _untied(model: nn.Module) -> dict[str, tuple[str, ...]]:
+    """Give every module that shares a weight a copy of its own, so that peft changes each by itself; the first name -> the others."""
+    found: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        found.setdefault(id(parameter), []).append(name)
+    shared = {names[0]: tuple(names[1:]) for names in found.values() if len(names) > 1}
+    for first, others in shared.items():
+        seen = [model.get_submodule(first.rpartition(".")[0])]
+        for name in others:
+            place, _, leaf = name.rpartition(".")
+            if all(m is not (module := model.get_submodule(place)) for m in seen):
+                seen.append(module)
+                setattr(module, leaf, torch.nn.Parameter(getattr(module, leaf).detach().clone()))
+    return shared

@@ -15,6 +15,7 @@ from metier.delta import Delta, Entry, LowRank, New
 from metier.delta.parts.truncate import low_rank
 from metier.delta.record import record
 from metier.errors import KeyMismatch, UserError
+from metier.merge._adapter import TOGETHER
 from metier.model.base import Base
 
 NEW = "is a tensor the base does not have."
@@ -156,7 +157,7 @@ def _config(base: Base, ranks: Mapping[str, int], saved: list[str]) -> dict[str,
         "peft_type": "LORA", "task_type": TASKS[base.family], "base_model_name_or_path": base.path, "inference_mode": True,
         "r": most, "lora_alpha": most, "rank_pattern": other, "alpha_pattern": other, "lora_dropout": 0.0, "bias": "none",
         "target_modules": _targets(base.model, set(ranks)), "modules_to_save": saved or None, "fan_in_fan_out": transposed,
-        **({"ensure_weight_tying": True} if tied else {}),
+        **({TOGETHER: True} if tied else {}),
     }  # fmt: skip
 
 

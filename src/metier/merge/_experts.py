@@ -181,7 +181,14 @@ def _adapter(place: Path, base: Checkpoint | Base) -> Expert:
 
         return load_base(base.path, device="cpu") if isinstance(base, Checkpoint) else base
 
-    return Expert(adapter(place, weights_of_base(base), model))
+    return Expert(adapter(place, weights_of_base(base), model, base.tied if isinstance(base, Checkpoint) else _tied(base)))
+
+
+def _tied(base: Base) -> str | None:
+    """The name of the embedding that is the output layer too."""
+    ends = base.model.get_input_embeddings(), base.model.get_output_embeddings()
+    weights = [getattr(e, "weight", None) for e in ends]
+    return next((n for n, p in base.model.named_parameters() if p is weights[0] is weights[1]), None)
 
 
 def _tuned(place: Path, base: Checkpoint | Base, missing: Missing) -> Delta:
