@@ -133,13 +133,28 @@ def test_slerp_with_a_gradient(models: dict[str, Path], tmp_path: Path) -> None:
         ("dare_ties", {"a": {"density": 0.5}, "b": {"density": 0.6}}), ("dare_linear", {"parameters": {"density": 0.5, "rescale": False}}),
         ("della", {"parameters": {"density": 0.5, "epsilon": 0.1}}), ("della_linear", {}), ("breadcrumbs", {"parameters": {"density": 0.9}}),
         ("breadcrumbs_ties", {"parameters": {"gamma": 0.0, "density": 0.5}}), ("model_stock", {}), ("sce", {"parameters": {"select_topk": 0.5}}),
-        ("nuslerp", {"parameters": {"nuslerp_flatten": False}}), ("multislerp", {}), ("karcher", {}),
+        ("nuslerp", {"parameters": {"nuslerp_flatten": False}}), ("multislerp", {}),
+        ("karcher", {"parameters": {"tol": "1e-6"}}),
     ],
 )  # fmt: skip
 def test_every_other_method_runs(models: dict[str, Path], tmp_path: Path, method: str, more: dict[str, Any]) -> None:
     out = merged(tmp_path, recipe(models, method, **more))
     w = weights(models, UP.format(0))
     assert bool(out[UP.format(0)].isfinite().all()) and not torch.equal(out[UP.format(0)], w["base"])
+
+
+@pytest.mark.parametrize(("method", "boost"), [("ram", 0.0), ("ramplus_tl", 0.5)])
+def test_ram(models: dict[str, Path], tmp_path: Path, method: str, boost: float) -> None:
+    """Changes of one model alone grow with what it shares, those of both are averaged."""
+    wanted = {"epsilon": "2e-2"} | ({"r": boost, "alpha": 0.7} if boost else {})
+    out, w = merged(tmp_path, recipe(models, method, parameters=wanted)), weights(models, UP.format(0))
+    changes = torch.stack([w["a"] - w["base"], w["b"] - w["base"]])
+    there = changes.abs() > 0.02
+    shared, alone = there & there.all(0), there & ~there.all(0)
+    assert bool(shared.any()) and bool(alone.any())
+    factors = 1 + boost * (shared.sum((1, 2)) / alone.sum((1, 2))).clamp(max=0.7)
+    exact = w["base"] + (changes * alone * factors.view(2, 1, 1) + changes * shared / 2).sum(0)
+    assert torch.allclose(out[UP.format(0)], exact, atol=1e-5)
 
 
 @pytest.mark.parametrize("method", ["nearswap", "arcee_fusion"])
@@ -235,6 +250,22 @@ def test_all_that_is_not_supported_is_named_at_once(models: dict[str, Path], tmp
         prepare(tmp_path / "recipe.yml")
     (tmp_path / "recipe.yml").write_text(yaml.safe_dump(recipe(models, "ties", a={"density": 1.5})))
     with pytest.raises(UserError, match=r"density must be in \(0, 1\]"):
+        prepare(tmp_path / "recipe.yml")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "words"),
+    [
+        ({"slices": []}, "slices must be a list"), ({"slices": 3}, "slices must be a list"),
+        ({"models": [{"model": "A"}, {"model": "B"}, {"model": "A"}]}, "names A twice"),
+        ({"models": [{"model": {"model": {"path": "A", "revision": "main"}}}]}, "unsupported entry 'revision'"),
+        ({"models": [{"model": "A"}], "tokenizer": {"source": "base", "pad_to_multiple_of": "x"}}, "whole number, 1 or more; got 'x'"),
+        ({"models": [{"model": "A"}], "tokenizer": {"source": "base", "pad_to_multiple_of": 0}}, "whole number, 1 or more; got 0"),
+    ],
+)  # fmt: skip
+def test_slips_of_a_recipe(tmp_path: Path, wanted: dict[str, Any], words: str) -> None:
+    (tmp_path / "recipe.yml").write_text(yaml.safe_dump({"merge_method": "linear"} | wanted))
+    with pytest.raises(UserError, match=words):
         prepare(tmp_path / "recipe.yml")
 
 

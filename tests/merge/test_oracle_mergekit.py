@@ -21,6 +21,7 @@ from metier.merge.della import della
 from metier.merge.della_linear import della_linear
 from metier.merge.karcher import karcher
 from metier.merge.linear import linear
+from metier.merge.mergekit.recipe import METHODS, PARAMETERS
 from metier.merge.model_stock import model_stock
 from metier.merge.multislerp import multislerp
 from metier.merge.nearswap import nearswap
@@ -137,7 +138,9 @@ def test_the_same_numbers(case: str) -> None:
 
 def test_every_merge_of_mergekit_is_here() -> None:
     registry = pytest.importorskip("mergekit.merge_methods.registry")
-    assert {m.spec.name for m in registry.registered_methods()} - {"ramplus_tl"} <= {m.function for m in merges().values()}
+    theirs = {m.spec.name for m in registry.registered_methods()}
+    assert theirs - {"ramplus_tl"} <= {m.function for m in merges().values()}
+    assert theirs == set(METHODS) == set(PARAMETERS)
 
 
 # --- known differences ---------------------------------------------------------------------------------------------------

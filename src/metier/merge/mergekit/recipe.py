@@ -20,7 +20,7 @@ METHODS = {  # their name: ours
     "linear": "linear", "task_arithmetic": "task-arithmetic", "slerp": "slerp", "nuslerp": "nuslerp", "multislerp": "multislerp",
     "karcher": "karcher", "ties": "ties", "dare_linear": "dare-linear", "dare_ties": "dare-ties", "della": "della",
     "della_linear": "della-linear", "breadcrumbs": "breadcrumbs", "breadcrumbs_ties": "breadcrumbs-ties", "model_stock": "model-stock",
-    "sce": "sce", "nearswap": "nearswap", "arcee_fusion": "arcee-fusion", "passthrough": "passthrough",
+    "sce": "sce", "ram": "ram", "ramplus_tl": "ram", "nearswap": "nearswap", "arcee_fusion": "arcee-fusion", "passthrough": "passthrough",
 }  # fmt: skip
 TASK = ("weight", "lambda", "normalize", "int8_mask")
 PARAMETERS = {
@@ -28,7 +28,8 @@ PARAMETERS = {
     "multislerp": ("weight",), "karcher": ("max_iter", "tol"), "ties": ("density", *TASK), "dare_linear": ("density", "rescale", *TASK),
     "dare_ties": ("density", "rescale", *TASK), "della": ("density", "epsilon", *TASK), "della_linear": ("density", "epsilon", *TASK),
     "breadcrumbs": ("density", "gamma", *TASK), "breadcrumbs_ties": ("density", "gamma", *TASK), "model_stock": ("filter_wise",),
-    "sce": ("select_topk", "int8_mask"), "nearswap": ("t",), "arcee_fusion": (), "passthrough": ("scale",),
+    "sce": ("select_topk", "int8_mask"), "ram": ("epsilon",), "ramplus_tl": ("r", "alpha", "epsilon"),
+    "nearswap": ("t",), "arcee_fusion": (), "passthrough": ("scale",),
 }  # fmt: skip
 ON_CHANGES = (
     "task_arithmetic",
@@ -41,6 +42,8 @@ ON_CHANGES = (
     "breadcrumbs_ties",
     "model_stock",
     "sce",
+    "ram",
+    "ramplus_tl",
 )
 NEED_BASE = (*ON_CHANGES, "slerp", "nearswap", "arcee_fusion")
 DTYPES = ("float32", "float16", "bfloat16")
@@ -172,7 +175,10 @@ class _Reader:
                 self.wrong.append("models must be a list of {model, parameters}.")
                 return ()
             return (Slice(tuple(s for i, m in enumerate(models) if (s := self._source(method, m, f"models[{i}]", ranged=False)))),)
-        return tuple(self._slice(method, part, f"slices[{i}]") for i, part in enumerate(slices if isinstance(slices, list) else []))
+        if not isinstance(slices, list) or not slices:
+            self.wrong.append("slices must be a list of {sources, parameters}.")
+            return ()
+        return tuple(self._slice(method, part, f"slices[{i}]") for i, part in enumerate(slices))
 
     def _slice(self, method: str, part: Any, where: str) -> Slice:
         if not isinstance(part, dict) or not isinstance(part.get("sources"), list) or not part["sources"]:
@@ -202,9 +208,10 @@ class _Reader:
     def _model(self, said: Any) -> str:
         """A model's name; their form {model: {path: ...}, lora: {path: ...}} is the text 'model+lora'."""
         if isinstance(said, dict):
-            parts = [p.get("path") if isinstance(p, dict) else p for p in (said.get("model"), said.get("lora")) if p is not None]
-            self.wrong += [f"model {said!r}: unsupported entry {k!r}." for k in said if k not in ("model", "lora")]
-            return "+".join(str(p) for p in parts)
+            named = [p if isinstance(p, dict) else {"path": p} for p in (said.get("model"), said.get("lora")) if p is not None]
+            more = [k for k in said if k not in ("model", "lora")] + [k for p in named for k in p if k != "path"]
+            self.wrong += [f"model {said!r}: unsupported entry {k!r}; models are folders here." for k in more]
+            return "+".join(str(p.get("path")) for p in named)
         return str(said)
 
     def _parameters(self, method: str, said: Any, where: str) -> Parameters:
@@ -214,6 +221,7 @@ class _Reader:
             self.wrong.append(f"{where}: parameters must be a table.")
             return {}
         known = PARAMETERS.get(method, ())
+        said = {name: _as_number(value) for name, value in said.items()}
         for name, value in said.items():
             if method in METHODS and name not in known:
                 self.wrong.append(f"{where}: parameter {name!r} of {method} is not supported.{nearest(str(name), known)}")
@@ -231,6 +239,8 @@ class _Reader:
                 return "", None
             said, multiple = table.get("source"), table.get("pad_to_multiple_of")
             self.wrong += [f"tokenizer: {k!r} is not supported." for k in table if k not in ("source", "pad_to_multiple_of")]
+            if multiple is not None and (not isinstance(multiple, int) or isinstance(multiple, bool) or multiple < 1):
+                self.wrong.append(f"tokenizer: pad_to_multiple_of must be a whole number, 1 or more; got {multiple!r}.")
         if said is not None and not isinstance(said, str):
             said = self._model(said)
         return (said or "").removeprefix("model:"), multiple
@@ -240,11 +250,26 @@ class _Reader:
             "passthrough": (1, 1), "slerp": (1, 1), "nearswap": (1, 1), "arcee_fusion": (1, 1), "nuslerp": (2, 2), "model_stock": (2, None),
         }.get(method, (1, None))  # fmt: skip
         for i, part in enumerate(slices):
+            named = [s.model for s in part.sources]
+            if twice := next((m for m in named if named.count(m) > 1), None):
+                self.wrong.append(f"part {i} names {twice} twice, as mergekit does not allow either: give its weight once.")
             given = len([s for s in part.sources if s.model != base or method not in (*NEED_BASE, "nuslerp", "multislerp")])
             if given < least or (most is not None and given > most):
                 beside = " beside the base" if method in NEED_BASE else ""
                 rule = f"{least}" if most == least else f"at least {least}"
                 self.wrong.append(f"{method} takes {rule} model{'s' if least > 1 else ''}{beside}; part {i} names {given}.")
+
+
+def _as_number(value: Any) -> Any:
+    """Text that is a number as the number, within lists too: YAML 1.1 takes 1e-6 for text."""
+    if isinstance(value, list):
+        return [_as_number(v) for v in value]
+    if isinstance(value, dict):
+        return {k: v if k == "filter" else _as_number(v) for k, v in value.items()}
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def _fine(value: Any) -> bool:

@@ -15,7 +15,7 @@ from metier.delta.parts import drop, mean, scale, total
 from metier.delta.transform import At
 from metier.errors import UserError
 from metier.merge._work import function_of
-from metier.merge.mergekit.recipe import Recipe, Slice
+from metier.merge.mergekit.recipe import METHODS, Recipe, Slice
 from metier.method import find
 
 if TYPE_CHECKING:
@@ -78,6 +78,9 @@ def way(recipe: Recipe, part: Slice, models: Sequence[str], tensor: str, t: floa
         shared = {"per": "row" if value("filter_wise", False) else "tensor"}
     elif method == "sce":
         shared = {"density": float(value("select_topk", 1.0))}
+    elif method in ("ram", "ramplus_tl"):
+        plus = {"boost": float(value("r", 0.1)), "limit": float(value("alpha", 0.2))} if method == "ramplus_tl" else {}
+        shared = {"epsilon": float(value("epsilon", 1e-5))} | plus
     elif method == "passthrough":
         shared = {"scale": float(value("scale", 1.0, models[0]))}
     weighted = method in (*SUMS, "linear", "nuslerp", "multislerp")
@@ -110,7 +113,7 @@ def _merge(method: str, settings: dict[str, Any]) -> Merge:
     if method == "passthrough":
         return Merge(identity(), total, scale(settings["scale"]), weights="full")
     factor, normalize, rescale = settings.pop("lambda", None), settings.pop("normalize", None), settings.pop("rescale", True)
-    merge: Merge = function_of(find(method.replace("_", "-")))(**settings, **({} if factor is None else {"scale": factor}))
+    merge: Merge = function_of(find(METHODS[method]))(**settings, **({} if factor is None else {"scale": factor}))
     if normalize is False:
         merge = merge._replace(combine=elect_sign_sum)
     if not rescale and method.startswith("dare"):
