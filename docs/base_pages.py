@@ -10,8 +10,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 EMBEDDED = ROOT / "src" / "metier" / "embedded"
 RESULTS = ROOT / "benchmarks" / "results" / "base_card.json"
-ORDER = ("tiny", "nano", "next", "tiny-next", "encoder")
-COLOURS = ("#00897b", "#e64a19", "#5e35b1")
+ORDER = ("tiny", "tiny-early", "nano", "tiny-next", "encoder")
+COLOURS = ("#00897b", "#8d6e00", "#e64a19", "#5e35b1")
 WIDTH, HEIGHT, LEFT, BELOW = 640, 260, 40, 34
 Point = tuple[float, float]
 

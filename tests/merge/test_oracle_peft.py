@@ -116,6 +116,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
     "saved whole": {"r": 2, "lora_alpha": 2, "target_modules": ["q_proj"], "modules_to_save": ["norm"]},
     "dora": {"r": 2, "lora_alpha": 2, "target_modules": ["q_proj"], "use_dora": True},
+    "pissa": {"r": 2, "lora_alpha": 2, "target_modules": ["q_proj"], "init_lora_weights": "pissa"},
+    "olora": {"r": 2, "lora_alpha": 2, "target_modules": ["q_proj"], "init_lora_weights": "olora"},
     "trained tokens": {"r": 2, "lora_alpha": 2, "target_modules": ["q_proj"], "trainable_token_indices": [3, 5]},
 }  # fmt: skip
 
@@ -123,11 +125,12 @@ CONFIGS: dict[str, dict[str, Any]] = {
 def saved(kind: str, place: Path) -> dict[str, Tensor]:
     """An adapter of a kind, written to `place`; the weights that peft folds it to."""
     torch.manual_seed(1)
-    config = peft.LoraConfig(**CONFIGS[kind], init_lora_weights=False, task_type="CAUSAL_LM")
+    config = peft.LoraConfig(**({"init_lora_weights": False} | CONFIGS[kind]), task_type="CAUSAL_LM")
     model = peft.get_peft_model(copy.deepcopy(tiny_causal().model), config)
+    tuned = ("modules_to_save", "magnitude", "trainable_tokens", *(["lora_"] if kind in ("pissa", "olora") else []))
     with torch.no_grad():
         for name, p in model.named_parameters():
-            if any(part in name for part in ("modules_to_save", "magnitude", "trainable_tokens")):
+            if any(part in name for part in tuned):
                 p.mul_(1.1)
     model.save_pretrained(place)
     return {n: p.detach().clone() for n, p in model.merge_and_unload().named_parameters()}
@@ -141,7 +144,9 @@ def test_an_adapter_is_the_change_that_peft_folds(kind: str, tmp_path: Path) -> 
     assert set(found) == set(folded)
     for name in folded:
         torch.testing.assert_close(found[name], folded[name], atol=1e-5, rtol=1e-4, msg=lambda m, name=name: f"{name}: {m}")
-    assert isinstance(delta["model.layers.0.self_attn.q_proj.weight"], LowRank) == (kind not in ("dora", "trained tokens"))
+    assert isinstance(delta["model.layers.0.self_attn.q_proj.weight"], LowRank) == (
+        kind not in ("dora", "pissa", "olora", "trained tokens")
+    )
 
 
 def test_an_adapter_of_another_base_is_refused(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ def register(app: typer.Typer) -> None:
 
 
 def pretrain(
-    recipe: Annotated[str, typer.Argument(help="tiny, nano, next, encoder, or a file (YAML).")] = "tiny",
+    recipe: Annotated[str, typer.Argument(help="tiny, early, nano, next, encoder, or a file (YAML).")] = "tiny",
     out: options.Out = "pretrained",
     minutes: Annotated[float | None, typer.Option(help="Stop after so many minutes instead of the recipe's.", min=0.1)] = None,
 ) -> None:

@@ -25,6 +25,13 @@ if TYPE_CHECKING:
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 TOGETHER = "ensure_weight_tying"
+USUAL = (  # options that leave a LoRA adapter plain, whatever they are; any other that is set is left to peft
+    "alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "ensure_weight_tying", "eva_config", "exclude_modules", "fan_in_fan_out",
+    "inference_mode", "init_lora_weights", "layers_pattern", "layers_to_transform", "lora_alpha", "lora_dropout", "megatron_config", "megatron_core",
+    "modules_to_save", "peft_type", "peft_version", "qalora_group_size", "r", "rank_pattern", "revision", "runtime_config", "target_modules",
+    "task_type", "use_rslora",
+)  # fmt: skip
+INITS = (None, True, False, "gaussian", "eva", "orthogonal")  # the others change the base's weights when peft loads the adapter
 PLAIN = ("lora_A.weight", "lora_B.weight")
 
 
@@ -67,8 +74,9 @@ def _is_plain(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bool:
     """Whether scale * B A of linear layers is all that the adapter does (beside modules saved whole)."""
     adapted = [n for n in tensors if ".lora_" in n]
     flat = all(n.endswith(PLAIN) and tensors[n].ndim == 2 for n in adapted)
-    more = any(config.get(option) for option in ("use_dora", "target_parameters", "trainable_token_indices"))
-    return config["peft_type"] == "LORA" and bool(adapted) and flat and not more and config.get("bias", "none") == "none"
+    more = any(value for option, value in config.items() if option not in USUAL)
+    kept = config.get("init_lora_weights", True) in INITS and config.get("bias", "none") == "none"
+    return config["peft_type"] == "LORA" and bool(adapted) and flat and kept and not more
 
 
 def _plain(place: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> dict[str, Entry]:

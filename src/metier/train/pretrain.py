@@ -26,7 +26,7 @@ from metier.train.pretrain_run import Report, Run
 def pretrain(recipe: str | Path, out: Path, *, minutes: float | None = None, resume: bool = True, report: Report | None = None) -> Path:
     """Train the recipe's base and write it to `out` as a Hugging Face folder with CARD.md and curve.jsonl.
 
-    `recipe` is a file or the name of a packaged one (tiny, nano, next, encoder); its key `kind` says
+    `recipe` is a file or the name of a packaged one (tiny, early, nano, next, encoder); its key `kind` says
     what it makes. `minutes` overrides the recipe's time limit; the
     learning rate decays with whichever of time and tokens is further on, so a run limited by tokens alone is
     reproducible and one limited by time is not. Work in progress lies beside `out` ('<out>.work', packed text in
