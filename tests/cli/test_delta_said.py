@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tests.cli.conftest import Run
 from tests.merge.models import checkpoint, fused, noise
 from tests.tiny import tiny_causal
@@ -107,3 +108,36 @@ def test_what_an_adapter_of_experts_cannot_hold(run: Run, kind: str, says: tuple
     assert run("delta", "fold", "base", "low", "-o", "whole", "--no-verify").code == 0 and len(Checkpoint("whole")) == len(
         Checkpoint("base")
     )
+
+
+def test_quantised_weights_are_refused(run: Run, base: Base) -> None:
+    """Codes of a quantisation do not add up: neither float8 nor the integers of a checkpoint that says it is quantised."""
+    for place, kind in (("eight", torch.float8_e4m3fn), ("int", torch.int8)):
+        file = checkpoint(base, Path(place), noise(1)) / "model.safetensors"
+        tensors = load_file(file)
+        name = next(n for n in tensors if n.endswith("q_proj.weight"))
+        save_file(tensors | {name: tensors[name].to(kind)}, file)
+        config = json.loads((Path(place) / "config.json").read_text())
+        (Path(place) / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "x"}}))
+        for verb in (["delta", "diff", base.path, place], ["delta", "fold", place, "d"], ["merge", "linear", place, "--base", base.path]):
+            seen = run(*verb, "-o", "out")
+            assert seen.code == 2 and f"'{name}' is quantised" in seen.err and "bfloat16" in seen.err, seen.err
+    assert not Path("out").exists()
+
+
+def test_a_change_that_is_not_there(run: Run, base: Base) -> None:
+    for verb in (["show"], ["scale"], ["compress"], ["to-lora", "--rank", 2]):
+        seen = run("delta", *verb[:1], "nowhere", *(["0.5"] if verb == ["scale"] else []), *verb[1:])
+        assert seen.code == 2 and "nowhere: no such folder" in seen.err, seen.err
+    seen = run("merge", "linear", "nowhere", "--base", base.path, "--dry-run")
+    assert seen.code == 2 and "nowhere: no such folder" in seen.err
+
+
+def test_a_home_is_found(run: Run, base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shell leaves ~ alone in --out=~/x."""
+    monkeypatch.setenv("HOME", str(Path("home").absolute()))
+    checkpoint(base, Path("tuned"), noise(1))
+    assert run("delta", "diff", base.path, "tuned", "--out=~/d", "--no-verify").code == 0
+    assert Path("home/d/delta.json").is_file() and not Path("~").exists()
+    seen = run("merge", "linear", "~/d", "--base", base.path, "--out=~/m", "--json", "--no-verify")
+    assert seen.code == 0 and json.loads(seen.out)["out"] == str(Path("home/m").absolute()) and len(Checkpoint("home/m"))

@@ -43,6 +43,18 @@ class Checkpoint(Mapping[str, "Tensor"]):
                 self.where[name] = shard
         _as_indexed(self.path / INDEX, self.where)
 
+    def plain(self) -> Checkpoint:
+        """Itself. Raises UserError where weights are the codes of a quantisation: their differences are no differences of weights."""
+        packed = bool(self.config.get("quantization_config"))
+        for name in self.where:
+            facts = self.facts(name)
+            if facts.kind.startswith("F8") or (packed and len(facts.shape) > 1 and not self.floating(name)):
+                raise UserError(
+                    f"{self._shard(name).path}: '{name}' is quantised ({facts.kind}), and codes cannot be added up. Save the model in bfloat16 "
+                    "first (in transformers: from_pretrained, dequantize, save_pretrained)."
+                )
+        return self
+
     def __getitem__(self, name: str) -> Tensor:
         return self._shard(name).tensor(self._name(name))
 

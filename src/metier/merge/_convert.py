@@ -19,7 +19,7 @@ from metier.merge._adapter import TOGETHER
 from metier.model.base import Base
 
 NEW = "is a tensor the base does not have."
-BOTH = "changes by factors and in its bias; peft cannot hold both. Leave the bias out."
+BOTH = "changes by factors and in its bias; peft cannot hold both."
 FOLD = "Such a change can be folded: metier delta fold."
 RENAMED = "is in the base's files, but transformers joins or renames it when it loads them, so an adapter has no module for it."
 TASKS = {"causal": "CAUSAL_LM", "seq2seq": "SEQ_2_SEQ_LM", "encoder": "FEATURE_EXTRACTION"}

@@ -192,7 +192,7 @@ def _tied(base: Base) -> str | None:
 
 
 def _tuned(place: Path, base: Checkpoint | Base, missing: Missing) -> Delta:
-    tuned = Checkpoint(place)
+    tuned = Checkpoint(place).plain()
     if isinstance(base, Checkpoint) and missing == "error":
         return replace(diff(base, tuned), provenance={}, source=tuned.source())
     before, names = weights_of_base(base), {}

@@ -21,7 +21,7 @@ from metier.delta.record import versions
 from metier.delta.transform import Merge, in_slices, slices
 from metier.errors import UserError
 from metier.merge import _verdict
-from metier.merge._experts import opened
+from metier.merge._experts import kind_of, opened
 from metier.merge._numbers import naming
 from metier.merge._verdict import Verdict
 from metier.method import Method
@@ -92,7 +92,7 @@ def open_base(name: str | Path) -> Checkpoint:
         place = Path(load_base(str(name), device="cpu").path)
     if not place.exists():
         raise UserError(f"base {name}: is not on this machine. Download it first and give its folder.")
-    return Checkpoint(place)
+    return Checkpoint(place).plain()
 
 
 def open_change(place: str | Path, base: str | None) -> tuple[Delta, Checkpoint | None]:
@@ -104,6 +104,7 @@ def open_change(place: str | Path, base: str | None) -> tuple[Delta, Checkpoint 
             return delta, None
         base = remembered
     if base is None:
+        kind_of(Path(place).expanduser())
         raise UserError(f"{place}: which base does it change? Say --base.")
     found = open_base(base)
     return opened(place, found), found
@@ -226,6 +227,8 @@ def negated(base: Checkpoint, delta: Delta) -> Delta:
 
 def plan(base: Checkpoint, places: Sequence[str], out: Path, *, bytes_out: int | None = None) -> dict[str, Any]:
     """What a run would read, write and take, without doing it."""
+    for place in places:
+        kind_of(Path(place).expanduser())
     read = base.bytes() + sum(size_of(Path(p).expanduser()) for p in places)
     largest = max((base.shape(n).numel() * 4 for n in base), default=0)
     size = base.bytes() if bytes_out is None else bytes_out

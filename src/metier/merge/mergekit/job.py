@@ -280,7 +280,7 @@ def _opened(name: str) -> Model:
     place, _, lora = name.partition("+") if not Path(name).expanduser().exists() else (name, "", "")
     if not Path(place).expanduser().is_dir():
         raise UserError(f"model {place}: no such folder. Download the model first, and write its folder in the recipe.")
-    files = Checkpoint(place)
+    files = Checkpoint(place).plain()
     change = body_of(opened(lora, files), files, lora).delta if lora else Delta({})
     return Model(files, weights_of(change, files), [files.stamp(), change.record])
 
