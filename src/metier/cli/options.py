@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +16,7 @@ BaseName = Annotated[
     str, typer.Option("--base", "-b", help="Base model: metier-tiny, minilm, a folder in Hugging Face form, or a hub name.")
 ]
 OfBase = Annotated[str | None, typer.Option("--base", "-b", help="The base of what is changed; a saved delta remembers it.")]
-Out = Annotated[str, typer.Option("--out", "-o", help="Folder for the results.")]
+Out = Annotated[str, typer.Option("--out", "-o", help="Folder for the results.", callback=os.path.expanduser)]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything that is drawn.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 AllowLeak = Annotated[bool, typer.Option("--allow-leak", help="Go on although examples occur in both train and test.")]
@@ -102,13 +103,14 @@ def flag_settings(extra: Sequence[str], method: str) -> dict[str, dict[str, Any]
 TUNE_FLAGS = ("base", "out", "budget", "seed", "precision", "force", "allow-leak", "family", "dtype", "device", "chat", "truncate", "json")
 
 
-def free(out: Path, force: bool) -> None:
-    """Check that a specialist may be saved at OUT: nothing is there, or an empty folder, or with `force` another specialist."""
-    from metier import atomic
+def free(out: Path, force: bool) -> Path:
+    """Where a specialist may be saved: nothing is there, or an empty folder, or with `force` another specialist."""
+    from metier.delta.place import vacant
 
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        if not (out / "specialist.json").exists():
+    place = vacant(out, True)
+    if place.exists() and any(place.iterdir()):
+        if not (place / "specialist.json").exists():
             raise UserError(f"{out}: holds something that is no specialist and is not replaced. Choose another folder with -o.")
         if not force:
             raise UserError(f"{out}: holds a specialist already. Choose another folder with -o, or replace it with --force.")
-    atomic.writable(out)
+    return place

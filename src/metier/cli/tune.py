@@ -56,12 +56,12 @@ def tune(
     wanted = Budget.parse(budget) if budget else None
     if precision is not None:
         check.one_of("--precision", precision, ("float32", "bf16"))
-    options.free(Path(out), force)
+    place = options.free(Path(out), force)
     loaded = load_task(task, allow_leak=allow_leak)
     found = options.load(base, family, dtype, device, chat, truncate)
     spend = wanted or Budget(max(2000, 3 * len(loaded.train)))
     run = Run(seed=seed, budget=spend, precision=precision or "float32", accumulate=accumulate, say=progress.say)
-    facts, verdict = _tune(method, loaded, found, settings, run, precision, Path(out))
+    facts, verdict = _tune(method, loaded, found, settings, run, precision, place)
     for warning in verdict.warnings if verdict else ():
         progress.say(f"warning    {warning}")
     if as_json:

@@ -51,6 +51,8 @@ def vacant(out: Path | str, force: bool = False, inputs: Iterable[Path | str] = 
 
 def _takes_files(out: Path, place: Path) -> None:
     above = next(p for p in place.parents if p.exists())
+    if not above.is_dir():
+        raise UserError(f"{out}: {above.name} is a file, so nothing can be written below it. Choose another folder with -o.")
     try:
         with tempfile.TemporaryFile(dir=above):
             pass
