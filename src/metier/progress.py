@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 Say = Callable[[str], None]
 Advance = Callable[[float, str], None]
 PRIOR = 0.1  # an expected time counts as much as what the first tenth of the work has shown
+FIRST = 0.02  # of the work: what the first bit of it took says nothing of the rest
 EVERY = 20.0  # seconds between lines on work that is not done yet, where there is no terminal
 
 
@@ -75,6 +76,8 @@ class Clock:
 
     def left(self) -> str:
         """'about 3 min left', or '' where nothing is known or all is done."""
+        if self.expected is None and self.done < FIRST * self.total:
+            return ""
         if self.ends is None or self.done >= self.total * (1 - 1e-6):
             return ""
         rest = self.ends - time.monotonic()

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tests.cli.conftest import Run
-from tests.merge.models import checkpoint, fused, noise
+from tests.merge.models import adapter, checkpoint, fused, noise
 from tests.tiny import tiny_causal
 
 from metier.delta import Checkpoint
@@ -141,3 +141,32 @@ def test_a_home_is_found(run: Run, base: Base, monkeypatch: pytest.MonkeyPatch) 
     assert Path("home/d/delta.json").is_file() and not Path("~").exists()
     seen = run("merge", "linear", "~/d", "--base", base.path, "--out=~/m", "--json", "--no-verify")
     assert seen.code == 0 and json.loads(seen.out)["out"] == str(Path("home/m").absolute()) and len(Checkpoint("home/m"))
+
+
+def test_values_that_are_no_numbers_are_named_where_spectra_are_computed(run: Run, base: Base) -> None:
+    for place in ("good", "nan"):
+        checkpoint(base, Path(place), noise(1))
+    tensors = load_file("nan/model.safetensors")
+    name = next(n for n in tensors if n.endswith("q_proj.weight"))
+    tensors[name][0, 0] = float("nan")
+    save_file(tensors, "nan/model.safetensors")
+    on = ["--base", base.path]
+    for verb in (
+        ["delta", "show", "nan", *on], ["delta", "to-lora", "nan", *on, "--rank", 2, "-o", "out"], ["delta", "overlap", "good", "nan", *on],
+        ["delta", "compress", "nan", *on, "-m", "svd", "-o", "out"], ["merge", "tsv", "good", "nan", *on, "-o", "out"],
+        ["merge", "iso-c", "good", "nan", *on, "-o", "out"],
+    ):  # fmt: skip
+        seen = run(*verb)
+        assert seen.code == 2 and "nan/model.safetensors" in seen.err and f"'{name}' holds values that are infinite" in seen.err, (
+            verb,
+            seen.err,
+        )
+    assert not Path("out").exists()
+
+
+def test_an_adapter_whose_configuration_does_not_fit(run: Run, base: Base) -> None:
+    config = json.loads((adapter(base, Path("a")) / "adapter_config.json").read_text())
+    for change, words in (({"lora_alpha": None}, "lora_alpha must be a number; got None"), ({"r": 8}, r"has rank 4, .*says 8")):
+        Path("a/adapter_config.json").write_text(json.dumps(config | change))
+        seen = run("delta", "fold", base.path, "a", "-o", "out")
+        assert seen.code == 2 and re.search(words, seen.err) and not Path("out").exists(), seen.err

@@ -86,7 +86,11 @@ def test_tune_evaluate_generate(run: Run) -> None:
     assert forced.code == 0 and json.loads(forced.out)["reload_gap"] is not None
     Path("mine").mkdir()
     Path("mine/thesis.txt").write_text("mine")
-    assert (spared := run(*words, "-o", "mine", "--force")).code == 2 and "metier did not write" in spared.err and Path("mine/thesis.txt").exists()
+    assert (
+        (spared := run(*words, "-o", "mine", "--force")).code == 2
+        and "metier did not write" in spared.err
+        and Path("mine/thesis.txt").exists()
+    )
 
     shown = run("evaluate", "specialist", "tickets.csv", "--split", "dev", "--out", "records.parquet")
     assert (

@@ -57,6 +57,7 @@ def test_gradients_and_filters() -> None:
     rows = [{"filter": "mlp", "value": [0.0, 1.0]}, {"filter": "self_attn", "value": 0.3}, {"value": 0.7}]
     assert [evaluated(rows, n, 1.0) for n in (UP, Q, EMBED)] == [1.0, 0.3, 0.7]
     assert evaluated(rows[:2], EMBED, 0.0) is None
+    assert evaluated(rows[0], UP, 1.0) == 1.0 and evaluated(rows[0], Q, 1.0) is None
 
 
 def test_linear(models: dict[str, Path], tmp_path: Path) -> None:
@@ -259,6 +260,7 @@ def test_all_that_is_not_supported_is_named_at_once(models: dict[str, Path], tmp
         ({"slices": []}, "slices must be a list"), ({"slices": 3}, "slices must be a list"),
         ({"models": [{"model": "A"}, {"model": "B"}, {"model": "A"}]}, "names A twice"),
         ({"models": [{"model": {"model": {"path": "A", "revision": "main"}}}]}, "unsupported entry 'revision'"),
+        ({"models": [{"model": {"path": "A", "revision": "main"}}]}, "unsupported entry 'revision'"),
         ({"models": [{"model": "A"}], "tokenizer": {"source": "base", "pad_to_multiple_of": "x"}}, "whole number, 1 or more; got 'x'"),
         ({"models": [{"model": "A"}], "tokenizer": {"source": "base", "pad_to_multiple_of": 0}}, "whole number, 1 or more; got 0"),
     ],
@@ -274,7 +276,7 @@ def test_other_models_and_no_change(models: dict[str, Path], tmp_path: Path) -> 
     with pytest.raises(ShapeMismatch, match="has shape"):
         merged(tmp_path, recipe(wide, "ties"))
     deep = {"merge_method": "passthrough", "slices": [{"sources": [{"model": str(models["a"]), "layer_range": [1, 5]}]}]}
-    with pytest.raises(KeyMismatch, match="has no tensor 'model.layers.2"):
+    with pytest.raises(KeyMismatch, match=r"has 2 layers; the recipe's layer_range \[1, 5\] ends after them"):
         merged(tmp_path, deep)
     with pytest.raises(UserError, match="no change reaches it"):
         merged(tmp_path, recipe(models, "task_arithmetic", a={"weight": 0.0}, b={"weight": 0.0}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -28,10 +29,14 @@ def overlapping(verbs: typer.Typer) -> None:
         change changes. The last is how arXiv:2302.06600 compares the grafts of tasks.
         """
         from metier.merge import _overlap, _work
+        from metier.merge._numbers import all_numbers
 
         if len(deltas) < 2:
             raise UserError("overlap: name two changes or more.")
-        found = _overlap.overlap(_work.open_changes(deltas, base)[0])
+        changes = _work.open_changes(deltas, base)[0]
+        found = _overlap.overlap(changes)
+        if not all(map(math.isfinite, found["norm"][0])):
+            all_numbers(changes)
         typer.echo(json.dumps({"deltas": deltas} | found) if as_json else _overlap.table([Path(d).name for d in deltas], found))
 
 

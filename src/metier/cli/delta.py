@@ -123,11 +123,13 @@ def _showing(verbs: typer.Typer) -> None:
         from metier import atomic
         from metier.claims import papers
         from metier.merge import _show, _work
+        from metier.merge._numbers import naming
 
         change = _work.change_alone(delta, base)
         if base is not None:
             change = replace(change, provenance={**change.provenance, "base": str(_work.open_base(base).path.resolve())})
-        facts = _show.shown(change, largest=largest if spectra else None)
+        with naming(change):
+            facts = _show.shown(change, largest=largest if spectra else None)
         if figure:
             page = Path(figure).expanduser()
             page.parent.mkdir(parents=True, exist_ok=True)
@@ -259,11 +261,13 @@ def _adding(verbs: typer.Typer) -> None:
 def _compressed(delta: str, base: str | None, out: Path, how: How, as_json: bool, compress: Any) -> None:
     from metier.merge import _work
     from metier.merge._loss import loss
+    from metier.merge._numbers import naming
 
     change, found = _work.change_and_base(delta, base, how)
-    made = compress(change)
-    facts = loss(change, made, found if how.verify else None)
-    done = _work.keep(made, out, found, how, **facts)
+    with naming(change):
+        made = compress(change)
+        facts = loss(change, made, found if how.verify else None)
+        done = _work.keep(made, out, found, how, **facts)
     before = _work.size_of(Path(delta).expanduser())
     words = f"size       {done.bytes / 1e6:.4g} MB, {before / max(done.bytes, 1):.3g} times smaller than {delta}; {facts['kept']:.1%} of the squared norm kept"
     if facts.get("perplexity_full") is not None:

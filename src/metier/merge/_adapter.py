@@ -65,6 +65,8 @@ def config_of(place: Path) -> dict[str, Any]:
         raise UserError(f"{place / CONFIG}: cannot be read ({error}). Give the folder that peft's save_pretrained wrote.") from error
     if not isinstance(found, dict) or "peft_type" not in found:
         raise UserError(f"{place / CONFIG}: names no peft_type. Give the folder that peft's save_pretrained wrote.")
+    if found["peft_type"] == "LORA" and not isinstance(found.get("lora_alpha"), int | float):
+        raise UserError(f"{place / CONFIG}: lora_alpha must be a number; got {found.get('lora_alpha')!r}. Save the adapter again.")
     if not (place / TENSORS).is_file():
         raise UserError(f"{place}: has no {TENSORS}. Save the adapter as safetensors; pickled weights can run code and are not read.")
     return found
@@ -89,6 +91,10 @@ def _plain(place: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]
             down, up, scale = tensor, tensors[other], _scale(config, module, len(tensor))
             if config.get("fan_in_fan_out"):  # a map stored transposed (GPT-2)
                 down, up = up.T.contiguous(), down.T.contiguous()
+            if len(tensor) != (rank := _of(config.get("rank_pattern"), module, config.get("r"))):
+                raise UserError(
+                    f"{place / TENSORS}: '{name}' has rank {len(tensor)}, {place / CONFIG} says {rank}. Save the adapter again."
+                )
             entries[f"{module}.weight"] = LowRank(up, down, scale)
         elif ".lora_" not in name and name not in base:
             entries[name] = New(tensor)
@@ -115,9 +121,13 @@ def _apart(place: Path, name: str) -> KeyMismatch:
 
 def _scale(config: Mapping[str, Any], module: str, rank: int) -> float:
     """alpha / rank, or alpha / sqrt(rank) for rank-stabilised LoRA; alpha by the module's own pattern where it has one."""
-    patterns: Mapping[str, float] = config.get("alpha_pattern") or {}
-    alpha = next((a for p, a in patterns.items() if re.match(rf"(.*\.)?({p})$", module)), config["lora_alpha"])
+    alpha = _of(config.get("alpha_pattern"), module, config["lora_alpha"])
     return float(alpha / rank**0.5 if config.get("use_rslora") else alpha / rank)
+
+
+def _of(patterns: Mapping[str, Any] | None, module: str, default: Any) -> Any:
+    """A module's own value, where a pattern is the end of its name."""
+    return next((value for p, value in (patterns or {}).items() if re.match(rf"(.*\.)?({p})$", module)), default)
 
 
 def _by_peft(place: Path, base: Base, files: Mapping[str, Tensor]) -> Delta:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from metier.delta import Between, Delta
 from metier.delta.entry import Seen
@@ -17,13 +17,23 @@ def naming(*changes: Delta) -> Iterator[None]:
     try:
         yield
     except NotNumbers as error:
-        place = next((found for c in changes if (found := _source(c, error.tensor))), None)
-        if place is None:
-            raise
-        raise UserError(
-            f"{place}: '{error.tensor}' holds values that are infinite or not numbers. The file is damaged or its training diverged. "
-            "Nothing was put at the output."
-        ) from error
+        all_numbers(changes, [error.tensor])
+        raise
+    except RuntimeError as error:
+        if type(error).__name__ == "_LinAlgError":  # torch's, which is not imported for this; it names no tensor
+            all_numbers(changes)
+        raise
+
+
+def all_numbers(changes: Iterable[Delta], names: Sequence[str] = ()) -> None:
+    """Raises UserError with file and name of the first tensor (None given: of any) that holds what is no number."""
+    for change in changes:
+        for name in names or change:
+            if place := _source(change, name):
+                raise UserError(
+                    f"{place}: '{name}' holds values that are infinite or not numbers. The file is damaged or its training diverged. "
+                    "Nothing was put at the output."
+                )
 
 
 def _source(change: Delta, name: str) -> str | None:

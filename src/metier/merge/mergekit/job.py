@@ -23,7 +23,7 @@ from metier.merge._experts import opened, weights_of
 from metier.merge._heads import body_of
 from metier.merge._kin import same_configuration, same_vocabulary
 from metier.merge.mergekit import recipe as recipes
-from metier.merge.mergekit.laid import Laid, beside, describe, laid_out, relayered
+from metier.merge.mergekit.laid import Laid, beside, describe, laid_out, layers_of, relayered
 from metier.merge.mergekit.recipe import Recipe, Slice
 from metier.merge.mergekit.tokens import Vocabulary, resized, vocabulary
 from metier.merge.mergekit.ways import Way, way
@@ -106,6 +106,10 @@ class Job:
 
     def check(self) -> None:
         """Raises UserError, KeyMismatch or ShapeMismatch, naming tensor and file, where the models do not fit each other."""
+        for source in (s for part in self.recipe.slices for s in part.sources if s.layers):
+            files = self.models[source.model].files
+            if source.layers and source.layers[1] > (there := layers_of(files)):
+                raise KeyMismatch(f"{files.path}: has {there} layers; the recipe's layer_range {list(source.layers)} ends after them.")
         if unmatched := self.recipe.unmatched(self.tensors):
             progress.say(f"warning    {self.place}: no tensor's name contains the filter of {', '.join(unmatched)}: it has no effect.")
         for one in dict.fromkeys(self.ways.values()):
@@ -206,8 +210,7 @@ class Job:
 
     def _count(self, part: Slice) -> int:
         layers = part.sources[0].layers
-        depths = [d for n in self.files if (d := depth_of(n)) is not None]
-        return layers[1] - layers[0] if layers else max(depths, default=-1) + 1
+        return layers[1] - layers[0] if layers else layers_of(self.files)
 
     def _layer(self, names: list[str], part: Slice, at: int, i: int, count: int) -> dict[str, Placed]:
         """The tensors of one layer of the result. at: its number there; i: its number in the slice."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from metier.delta.checkpoint import INDEX
+from metier.delta.parts.scale import depth_of
 from metier.delta.shape import Shape
 from metier.delta.stored import FLOATING, SIZES, Facts, layout
 from metier.delta.write import KEPT, RECIPE
@@ -132,3 +133,8 @@ def relayered(config: Mapping[str, Any], taken: Sequence[int]) -> dict[str, Any]
     before = next((config[k] for k in LAYERS if k in config), None)
     lists = {k: v for k, v in config.items() if isinstance(v, list) and len(v) == before and k.endswith(("types", "layers", "pattern"))}
     return found | {k: [v[i] for i in taken] for k, v in lists.items()}
+
+
+def layers_of(files: Iterable[str]) -> int:
+    """How many layers the names of a model's tensors number."""
+    return max((d for n in files if (d := depth_of(n)) is not None), default=-1) + 1

@@ -106,13 +106,15 @@ class Recipe:
         """The filters that occur in no tensor's name, each as 'parameter: filter'; mergekit passes over them."""
         names = list(tensors)
         tables = [self.parameters, *(p.parameters for p in self.slices), *(s.parameters for p in self.slices for s in p.sources)]
-        rows = [(name, row) for table in tables for name, said in table.items() if isinstance(said, list) for row in said]
+        rows = [(name, row) for table in tables for name, said in table.items() for row in (said if isinstance(said, list) else [said])]
         filters = [(name, str(row["filter"])) for name, row in rows if isinstance(row, dict) and row.get("filter") not in (None, "*")]
         return list(dict.fromkeys(f"{name}: {f}" for name, f in filters if not any(f in n for n in names)))
 
 
 def evaluated(setting: Any, tensor: str, t: float) -> Any:
     """A parameter's value at `t` in [0, 1] of the slice's layers; None where no filter fits."""
+    if isinstance(setting, dict):
+        setting = [setting]
     if not isinstance(setting, list):
         return setting
     if setting and isinstance(setting[0], dict):
@@ -208,6 +210,7 @@ class _Reader:
     def _model(self, said: Any) -> str:
         """A model's name; their form {model: {path: ...}, lora: {path: ...}} is the text 'model+lora'."""
         if isinstance(said, dict):
+            said = {"model": said} if "path" in said else said
             named = [p if isinstance(p, dict) else {"path": p} for p in (said.get("model"), said.get("lora")) if p is not None]
             more = [k for k in said if k not in ("model", "lora")] + [k for p in named for k in p if k != "path"]
             self.wrong += [f"model {said!r}: unsupported entry {k!r}; models are folders here." for k in more]
@@ -275,6 +278,8 @@ def _as_number(value: Any) -> Any:
 def _fine(value: Any) -> bool:
     if isinstance(value, bool | int | float):
         return True
+    if isinstance(value, dict):
+        value = [value]
     if not isinstance(value, list) or not value:
         return False
     if all(isinstance(v, dict) for v in value):
