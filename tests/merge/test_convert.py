@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.merge.models import checkpoint, noise
-from tests.tiny import tiny_causal
+from tests.tiny import tiny_causal, tiny_encoder
 from torch import Tensor
 
 from metier.delta import Checkpoint, Delta, Dense, LowRank, New, diff
@@ -85,6 +85,19 @@ def test_gpt2_stores_its_maps_transposed(tmp_path: Path) -> None:
     assert done.verdict is not None and done.verdict.equal and done.verdict.gap > 0
     back = opened(tmp_path / "adapter", base)
     assert torch.allclose(back[name].dense(), delta[name].dense(), atol=1e-6)
+
+
+def test_factors_and_a_bias_of_one_map(tmp_path: Path) -> None:
+    """Every change of an encoder's query map: peft, and we, read back what was written."""
+    from metier.merge._experts import opened
+    from metier.merge._export import export
+
+    base, map_ = Checkpoint(tiny_encoder().path), "encoder.layer.0.attention.self.query"
+    delta = Delta({f"{map_}.weight": LowRank(0.3 * torch.randn(32, 2), torch.randn(2, 32)), f"{map_}.bias": Dense(torch.randn(32))})
+    done = export(delta, base, tmp_path / "adapter", _work.How())
+    assert done.verdict is not None and done.verdict.equal and done.verdict.gap > 0
+    back = opened(tmp_path / "adapter", base)
+    assert set(back) == set(delta) and all(torch.allclose(back[n].dense(), delta[n].dense(), atol=1e-5) for n in delta)
 
 
 def test_verification_finds_a_wrong_result(tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ from metier.merge._adapter import TOGETHER
 from metier.model.base import Base
 
 NEW = "is a tensor the base does not have."
-BOTH = "changes by factors and in its bias; peft cannot hold both."
 FOLD = "Such a change can be folded: metier delta fold."
 RENAMED = "is in the base's files, but transformers joins or renames it when it loads them, so an adapter has no module for it."
 TASKS = {"causal": "CAUSAL_LM", "seq2seq": "SEQ_2_SEQ_LM", "encoder": "FEATURE_EXTRACTION"}
@@ -63,7 +62,7 @@ def to_peft(delta: Delta, base: Base, weights: Mapping[str, Tensor]) -> Adapter:
 
     weights: the base's, by name. Raises UserError naming every tensor that has no place in such an adapter.
     """
-    modules, saved, wrong = _places(delta, base.model, weights)
+    modules, saved, biases, wrong = _places(delta, base.model, weights)
     if wrong:
         raise UserError("to-peft: " + " ".join(wrong))
     if not modules:
@@ -77,8 +76,10 @@ def to_peft(delta: Delta, base: Base, weights: Mapping[str, Tensor]) -> Adapter:
             name = f"{module}.{leaf}"
             before = weights[name].float()  # not rounded to a type that the base may not be loaded in
             tensors[f"base_model.model.{name}"] = delta.new_value(name, before) if name in delta.entries else before.clone()
+    for module, name in biases.items():
+        tensors[f"base_model.model.{module}.base_layer.bias"] = delta.new_value(name, weights[name].float())
     ranks: dict[str, int] = {m: delta[n].up.shape[1] for m, n in modules.items()}  # type: ignore[union-attr]
-    return Adapter(_config(base, ranks, saved), tensors)
+    return Adapter(_config(base, ranks, saved, bool(biases)), tensors)
 
 
 def save_peft(adapter: Adapter, out: Path) -> None:
@@ -97,8 +98,8 @@ def with_peft(base: Base, out: Path) -> nn.Module:
     return model
 
 
-def _places(delta: Delta, model: nn.Module, weights: Mapping[str, Tensor]) -> tuple[dict[str, str], list[str], list[str]]:
-    """(module -> tensor that gets factors, modules to save whole, what is wrong)."""
+def _places(delta: Delta, model: nn.Module, weights: Mapping[str, Tensor]) -> tuple[dict[str, str], list[str], dict[str, str], list[str]]:
+    """(module -> tensor that gets factors, modules to save whole, module -> bias beside its factors, what is wrong)."""
     modules, saved, wrong = {}, [], {}  # type: dict[str, str], list[str], dict[str, list[str]]
     known = dict(model.named_modules())
     for name in delta:
@@ -123,12 +124,11 @@ def _places(delta: Delta, model: nn.Module, weights: Mapping[str, Tensor]) -> tu
         else:
             kind = type(entry).__name__.lower()
             wrong.setdefault(f"is {kind}, an adapter holds low-rank matrices: run metier delta to-lora first.", []).append(name)
-    saved = list(dict.fromkeys(saved))
-    if both := [m for m in saved if m in modules]:
-        wrong[BOTH] = both
+    biases = {m: f"{m}.bias" for m in saved if m in modules}
+    saved = [m for m in dict.fromkeys(saved) if m not in biases]
     told = [f"'{names[0]}'{f' (and {len(names) - 1} more)' if len(names) > 1 else ''} {why}" for why, names in wrong.items()]
     told += [FOLD] if told and NEW not in wrong else []
-    return modules, saved, told
+    return modules, saved, biases, told
 
 
 def _is_linear(module: nn.Module) -> bool:
@@ -147,7 +147,7 @@ def _pair(module: str, entry: LowRank, layer: nn.Module) -> dict[str, Tensor]:
     return {f"{key}.lora_A.weight": down.contiguous().clone(), f"{key}.lora_B.weight": up.contiguous().clone()}
 
 
-def _config(base: Base, ranks: Mapping[str, int], saved: list[str]) -> dict[str, Any]:
+def _config(base: Base, ranks: Mapping[str, int], saved: list[str], biases: bool) -> dict[str, Any]:
     """adapter_config.json; alpha equals rank everywhere, so that the factors are used as they are."""
     most = max(ranks.values())
     tied = {m: o for m, o in _tied(base.model).items() if m in ranks or m in saved}
@@ -155,7 +155,7 @@ def _config(base: Base, ranks: Mapping[str, int], saved: list[str]) -> dict[str,
     transposed = any(type(base.model.get_submodule(m)).__name__ == "Conv1D" for m in ranks)
     return {
         "peft_type": "LORA", "task_type": TASKS[base.family], "base_model_name_or_path": base.path, "inference_mode": True,
-        "r": most, "lora_alpha": most, "rank_pattern": other, "alpha_pattern": other, "lora_dropout": 0.0, "bias": "none",
+        "r": most, "lora_alpha": most, "rank_pattern": other, "alpha_pattern": other, "lora_dropout": 0.0, "bias": "lora_only" if biases else "none",
         "target_modules": _targets(base.model, set(ranks)), "modules_to_save": saved or None, "fan_in_fan_out": transposed,
         **({TOGETHER: True} if tied else {}),
     }  # fmt: skip
