@@ -41,6 +41,15 @@ def test_rest_is_scaled_by_what_was_seen(watch: Watch) -> None:
     assert clock.left() == ""
 
 
+def test_the_first_bit_of_work_says_nothing_of_the_rest(watch: Watch) -> None:
+    clock = progress.Clock(1000.0, None)
+    watch.now += 5
+    clock.advance(1.0)  # 83 minutes, were it to go on like this
+    assert clock.left() == ""
+    clock.advance(99.0)
+    assert clock.left() == "about 45 s left"
+
+
 def test_rest_leans_on_what_was_expected_at_first(watch: Watch) -> None:
     clock = progress.Clock(10.0, 60.0)
     assert clock.left() == "about 60 s left"
