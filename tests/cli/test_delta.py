@@ -28,7 +28,7 @@ def same(a: Path | str, b: Path | str) -> bool:
     return set(one) == set(other) and all(torch.equal(one[n], other[n]) for n in one)
 
 
-@pytest.mark.parametrize("make", [tiny_causal, tiny_encoder, tiny_seq2seq])
+@pytest.mark.parametrize("make", [tiny_causal, tiny_encoder, pytest.param(tiny_seq2seq, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("dtype", "shards"), [(torch.float32, 1), (torch.bfloat16, 3)])
 def test_diff_fold_and_unfold(run: Run, make: type, dtype: torch.dtype, shards: int) -> None:
     base = make()
@@ -147,6 +147,7 @@ def test_an_adapter_goes_through_and_back(run: Run, base: Base) -> None:
     assert all(torch.allclose(one[n], other[n], atol=1e-6) for n in one)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [tiny_encoder, tiny_seq2seq])
 def test_adapters_of_other_families(run: Run, make: type) -> None:
     base = make()

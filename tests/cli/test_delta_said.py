@@ -61,6 +61,7 @@ def test_show_of_two_equal_models(run: Run, base: Base, d: str) -> None:
     assert says not in run("delta", "show", d).out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_scale_that_is_too_large_is_not_the_experts_fault(run: Run, base: Base, dtype: torch.dtype) -> None:
     start = checkpoint(base, Path("start"), dtype=dtype)

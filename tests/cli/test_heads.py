@@ -32,7 +32,7 @@ def specialist(run: Run) -> Path:
     return Path("expert")
 
 
-@pytest.mark.parametrize("way", ["", "diff", "compress"])
+@pytest.mark.parametrize("way", ["", *(pytest.param(way, marks=pytest.mark.slow) for way in ("diff", "compress"))])
 def test_the_body_is_folded_and_the_head_is_said(run: Run, specialist: Path, way: str) -> None:
     base, place = tiny_encoder().path, str(specialist)
     if way:

@@ -206,6 +206,7 @@ def test_bug_shows_its_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
         cli.main()
 
 
+@pytest.mark.slow
 def test_specialist_knows_how_its_base_was_loaded(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(Path(base_folder()).parent)
     words = (

@@ -91,6 +91,7 @@ def test_it_beside_a_small_large_base_is_tuning(tmp_path: Path) -> None:
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["choose", "generate"])
 def test_it_tunes_the_small_base_and_is_saved(pair: tuple[Base, str], kind: str, tmp_path: Path) -> None:
     large, small = pair

@@ -52,6 +52,7 @@ def test_a_place_has_its_draw_however_a_tensor_is_cut(native: str, start: int, n
         assert np.array_equal(Draws.of(KEY, start).into(np.empty(n, np.uint32)), whole[start : start + n])
 
 
+@pytest.mark.slow
 def test_bits_look_like_chance() -> None:
     """Within 5 standard errors: each bit's share, bytes' chi-squared, and how often bits agree over any distance that the layout knows."""
     n = 1 << 20

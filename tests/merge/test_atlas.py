@@ -63,7 +63,7 @@ def test_the_step_is_down_the_naive_gradient(tmp_path: Path) -> None:
         assert coefs[n][0] == pytest.approx(-0.01 * float(live[n].grad.sign()), rel=1e-3)
 
 
-@pytest.mark.parametrize("make", [tiny_causal, tiny_seq2seq, tiny_encoder])
+@pytest.mark.parametrize("make", [tiny_causal, *(pytest.param(make, marks=pytest.mark.slow) for make in (tiny_seq2seq, tiny_encoder))])
 @pytest.mark.parametrize("objective", ["entropy", "pseudo"])
 def test_without_labels_guesses_become_surer_whatever_the_answers(tmp_path: Path, make, objective: str) -> None:
     base, task = make(), colours()
@@ -81,6 +81,7 @@ def replace_lr(options: Settings) -> Settings:
     return replace(options, lr=1e-12)
 
 
+@pytest.mark.slow
 def test_addition_uses_the_expert_that_knows_the_task_and_negation_takes_it_away(tmp_path: Path) -> None:
     base, task = tiny_causal(), colours()
     expert = full.full(Specialist(base), task, full.Settings(lr=3e-3, batch_size=12), Run(budget=Budget(120)))

@@ -140,6 +140,7 @@ def packs(draw: st.DrawFn, count: int = 3, n: int = 20) -> list[Packed]:
     return found
 
 
+@pytest.mark.slow
 @given(packs())
 def test_packed_changes_overlap_by_counting_bits(found: list[Packed]) -> None:
     """As the dense changes do, and without forming one."""
@@ -160,6 +161,7 @@ def test_packed_changes_of_one_shape() -> None:
         overlap([Delta({"w": one}), Delta({"w": other})])
 
 
+@pytest.mark.slow
 @given(packs())
 def test_the_sum_of_packed_changes_is_stored_sparse_where_few_entries_change(found: list[Packed]) -> None:
     total = (Delta({"w": found[0]}) + Delta({"w": found[1]}))["w"]

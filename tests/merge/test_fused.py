@@ -33,6 +33,7 @@ def adapter(base: Path, place: Path) -> dict[str, Tensor]:
     return {n: p.detach().clone() for n, p in model.merge_and_unload().named_parameters()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_adapter_of_experts_is_what_peft_folds(kind: str, tmp_path: Path) -> None:
     place = fused(tmp_path / "base", kind)

@@ -185,6 +185,7 @@ def test_seq2seq(name: str) -> None:
             assert score == pytest.approx(float(logits[range(len(choice)), choice].sum()), abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_real_model(shared: Path, dtype: str) -> None:
     """Few-shot prompts with choices of several tokens, read in one pass, against one row per choice."""

@@ -151,6 +151,7 @@ def test_a_prompt_always_fits(limit: int, index: int) -> None:
     assert len(ids) + max(map(len, answers)) <= limit
 
 
+@pytest.mark.slow
 @given(st.integers(60, 200), st.integers(0, 5))
 def test_room_is_not_wasted(limit: int, index: int) -> None:
     """One exemplar more would not fit."""

@@ -70,6 +70,7 @@ def test_is_compared_with_the_models_own_ranking(tmp_path: Path) -> None:
     assert saved.changes[0].state()[0] == rows["bm25"]["trials"][0]["settings"]["bm25"]
 
 
+@pytest.mark.slow
 def test_is_among_the_default_methods_where_documents_are_ranked() -> None:
     rest = {"methods": None, "budget": Budget(16), "retain": (), "seeds": (0,), "settings": {}, "precision": "float32"}
     assert make_plan(tiny_causal(), [tiny_task("choose"), task()], **rest).methods == DEFAULT_METHODS

@@ -80,6 +80,7 @@ def test_embedded_bases_search_with_the_embedded_encoder(monkeypatch) -> None:
     assert asked == ["metier-encoder", "minilm"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (EMBEDDED / "encoder" / "config.json").exists(), reason="metier-encoder is not packaged: metier pretrain encoder")
 def test_the_embedded_encoder_finds_the_document_and_is_the_same_when_loaded_again(tmp_path: Path) -> None:
     """Its folder holds all its weights, so that a saved change finds the same encoder."""
@@ -191,6 +192,7 @@ def test_contract(retriever: str) -> None:
     check_method("rag", base=tiny_seq2seq(), task=tiny_task("generate"), settings={"retriever": retriever, "order": "best-first"})
 
 
+@pytest.mark.slow
 def test_minilm_finds_by_meaning(minilm: Path) -> None:
     """No word is shared: BM25 finds nothing, a sentence encoder finds the sentence."""
     task = tiny_task("generate")

@@ -109,6 +109,7 @@ def test_it_learns_at_k_heads_only(family: str, kind: str, tmp_path: Path) -> No
         changes.load(tmp_path / "c", base="other")
 
 
+@pytest.mark.slow
 def test_it_learns_and_repeats() -> None:
     base, task = tiny.base(), tiny.choose().sealed()
     task = replace(task, train=[replace(e, target="high") for e in task.train], dev=())

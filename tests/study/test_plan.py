@@ -129,6 +129,7 @@ def test_truncate_goes_on_and_says_how_many(caplog: pytest.LogCaptureFixture, tm
     assert [run_trial(j, base, tmp_path)["status"] for j in plan.jobs] == ["done", "done"]
 
 
+@pytest.mark.slow
 def test_answers_that_leave_no_room_for_the_prompt_are_left_out_of_what_is_learnt(tmp_path: Path) -> None:
     base, task = dataclasses.replace(tiny_causal(), truncate=True), tiny_task("generate")
     examples = {s: list(task.split(s)) for s in ("train", "dev", "test")}

@@ -104,6 +104,7 @@ def test_no_smaller_base_is_no_failure(tmp_path: Path) -> None:
     assert card["status"] == "not-applicable" and "no smaller base is known" in card["error"]
 
 
+@pytest.mark.slow
 def test_same_seed_same_trial(tmp_path: Path) -> None:
     cards = [run_trial(job("lora"), tiny_causal(), tmp_path / name) for name in "ab"]
     records = [read_records(tmp_path / n / "trials" / cards[0]["key"] / "records-test.parquet") for n in "ab"]
@@ -146,6 +147,7 @@ def test_not_a_number_is_a_failure_with_a_reason(tmp_path: Path) -> None:
     assert card["status"] == "failed" and "Lower the learning rate" in card["error"] and "traceback" not in card
 
 
+@pytest.mark.slow
 def test_search_survives_a_candidate_that_diverges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = training._Loop._guard
 
@@ -235,6 +237,7 @@ def test_seconds_end_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert "not tried: the budget of 1e-06s was spent" in card["search"][1]["error"]
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = run_trial(job("lora", budget=Budget(240)), tiny_causal(), tmp_path / "whole")
     monkeypatch.setattr(training.checkpoint, "EVERY_SECONDS", -1.0)  # at every step

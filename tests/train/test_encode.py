@@ -69,6 +69,7 @@ def test_curve_and_card(made):
     assert "192 pairs" in card and "hidden: 32" in card and "| pairs | minutes | train loss | found, library | found, facts |" in card
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_weights(made, tmp_path):
     class Killed(Exception):
         pass

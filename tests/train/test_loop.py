@@ -52,7 +52,7 @@ def test_it_learns() -> None:
 
 
 # --- going on ------------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize(("name", "at"), [("llama", 1), ("llama", 7), ("bert", 5), ("t5", 3)])
+@pytest.mark.parametrize(("name", "at"), [("llama", 1), ("llama", 7), ("bert", 5), pytest.param("t5", 3, marks=pytest.mark.slow)])
 def test_resumed_is_uninterrupted(name: str, at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "EVERY_SECONDS", -1.0)
     straight = Run(seed=1, budget=Budget(48))
@@ -120,6 +120,7 @@ def test_tokens() -> None:
     assert run.spent.tokens == 2 * sum(map(len, rows))
 
 
+@pytest.mark.slow
 def test_seconds(tmp_path: Path) -> None:
     run = Run(budget=Budget.parse("1s"), workdir=tmp_path)
     found = trained(base("llama"), run)
@@ -264,6 +265,7 @@ def test_other_errors_are_not_swallowed() -> None:
         trained(base("llama"), Run(budget=Budget(8)), touch=lambda what: setattr(what, "loss", fail))
 
 
+@pytest.mark.slow
 def test_the_learning_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     rates: list[list[float]] = []
     plain = torch.optim.AdamW.step

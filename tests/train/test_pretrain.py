@@ -168,6 +168,7 @@ def test_two_workers_learn_as_one_does(made, tmp_path, monkeypatch):
     assert two["eval_loss"] == pytest.approx(one["eval_loss"], abs=0.1)
 
 
+@pytest.mark.slow
 def test_divergence_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(pretrain_run, "weighted_loss", lambda *_: torch.tensor(float("nan"), requires_grad=True))
     with pytest.raises(Diverged, match="Lower training.learning_rate"):

@@ -110,6 +110,7 @@ def test_ood_is_the_test_split_in_other_words():
             assert one.fields[same] == two.fields[same] and one.fields[asked] != two.fields[asked]
 
 
+@pytest.mark.slow
 def test_splits_share_no_list_of_words_and_the_corpus_has_none_of_dev_or_test():
     lists = {s: {r.fields["input"] for n in (*OPERATIONS, "mixed", "formats") for r in task(n).split(s)} for s in ("train", "dev", "test")}
     assert not lists["train"] & lists["dev"] and not lists["train"] & lists["test"] and not lists["dev"] & lists["test"]

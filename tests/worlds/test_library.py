@@ -56,6 +56,7 @@ def test_every_word_has_one_meaning():
     assert not set(words) & set(TOOLS)
 
 
+@pytest.mark.slow
 @settings(max_examples=4, deadline=None)
 @given(seed=st.integers(0, 10**9))
 def test_grades_follow_from_what_guides_and_queries_say(seed):
@@ -204,6 +205,7 @@ def test_faq_queries_mean_one_entry(made):
         assert row.fields["query"] not in titles.values()
 
 
+@pytest.mark.slow
 def test_clarified_queries_have_one_best_document_and_alone_fit_several(made):
     task = made.task("library-ambiguous")
     topics = {d.id: _read(d.text)[0] for d in task.documents}

@@ -103,6 +103,7 @@ def test_labels_are_balanced():
             assert len(counts) == len(task.choices) and max(counts.values()) - min(counts.values()) <= 1
 
 
+@pytest.mark.slow
 def test_no_request_is_in_two_splits_and_only_train_requests_in_the_corpus():
     made = world("preferences", size=1)
     asked = {split: {r.fields["request"] for task in made.tasks().values() for r in task.split(split)} for split in SPLITS}

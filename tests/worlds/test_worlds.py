@@ -43,6 +43,7 @@ def test_any_seed_and_size(name, seed, size):
         assert not any(stop in row.answer for row in task.train for stop in task.stop)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", QUICK)
 def test_a_small_world_has_the_first_examples_of_a_large_one(name):
     small, large = world(name, size=0.05), world(name, size=0.2)
