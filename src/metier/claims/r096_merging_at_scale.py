@@ -4,7 +4,8 @@ Experiment: three bases: a good one, one of its size that has read a sixth as mu
 latter. Six experts of each, merged two and six at a time by averaging, task arithmetic, DARE-TIES and TIES; three scales searched on dev for
 each but averaging. Held-in: the experts' tasks. Held-out: tasks that no expert was tuned for, some with room for what experts learn (they ask
 in other languages what an expert learns in English, or are far from solved), some that the base can do, where a merge can only disturb.
-Effects:    kept = score of the merge over the experts' score on held-in tasks, mean of the four methods; quality = the good base minus the less
+Effects:    kept = score of the merge over the experts' score on held-in tasks, mean of the four methods (shown also: both less the base's
+score, because what was learnt less can be lost less, and experts of the less trained base learn less); quality = the good base minus the less
 trained one, size = the less trained minus the small one. Held-out: the merge of six minus the base. Spread = best minus worst method; the small
 base's minus the good one's. A spread is biased upwards in resamples; both sides are, so that their difference is less so.
 Tested: the paper's statements on better bases (1), larger bases (2), held-out generalisation (3) and likeness of methods (5). Whether larger
@@ -79,7 +80,7 @@ def run(lab: Lab) -> Found:
     remarks: list[str] = []
     for base, rate in enumerate(RATES):
         experts = tuned(lab, tasks, base, rate)
-        plain(lab, tasks, base)
+        before["in", base] = plain(lab, tasks, base)
         before["room", base], before["able", base] = plain(lab, room, base), plain(lab, able, base)
         if base == GOOD:
             label, mood = "expert of moods in English", experts[MOOD]
@@ -113,6 +114,7 @@ def _effects(
 ) -> list[Effect]:
     kept = {key: _kept(list(by_method.values()), alone[key]) for key, by_method in sets["in"].items()}
     spread = {key: _spread(list(by_method.values())) for key, by_method in sets["in"].items()}
+    gain = {key: _kept(list(sets["in"][key].values()), alone[key], before["in", key[0]]) for key in kept if key[1] == SIX}
     mean = {name: {key: [(1 / len(METHODS), s) for s in by.values()] for key, by in keyed.items()} for name, keyed in sets.items()}
 
     def gained(name: str, base: int) -> Effect:
@@ -134,6 +136,8 @@ def _effects(
             "held-in, two experts: share kept by the good base minus by the less trained one of its size", kept[GOOD, TWO], kept[LESS, TWO]
         ),
         _less("held-in, two experts: share kept by the less trained base minus by the small one", kept[LESS, TWO], kept[SMALL, TWO]),
+        _less("held-in, six experts: share of what experts gained, good base minus less trained one", gain[GOOD, SIX], gain[LESS, SIX]),
+        _less("held-in, six experts: share of what experts gained, less trained base minus small one", gain[LESS, SIX], gain[SMALL, SIX]),
         gained("room", LESS),
         gained("room", SMALL),
         gained("able", GOOD),
@@ -143,10 +147,10 @@ def _effects(
     ]
 
 
-def _kept(merges: Sequence[Scores], alone: Scores) -> Scores:
-    """Statistics whose total is the mean score of the merges over that of the experts."""
-    mean = np.mean([m.values for m in merges], axis=0)
-    return replace(alone, values=np.stack([mean, alone.values], axis=-1), total=lambda totals: totals[0] / max(totals[1], 1e-9))
+def _kept(merges: Sequence[Scores], alone: Scores, floor: Scores | None = None) -> Scores:
+    """Statistics whose total is the mean score of the merges over that of the experts, both above that of the base where it is given."""
+    mean, low = np.mean([m.values for m in merges], axis=0), floor.values if floor else np.zeros_like(alone.values)
+    return replace(alone, values=np.stack([mean - low, alone.values - low], axis=-1), total=lambda totals: totals[0] / max(totals[1], 1e-9))
 
 
 def _spread(merges: Sequence[Scores]) -> Scores:
