@@ -21,9 +21,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def names(entry: Entry) -> list[str]:
-    """Bases of random weights in the place of the claim's: a larger and a smaller one of the same vocabulary; a base's next version is as large."""
+    """Bases of random weights in the place of the claim's: a larger one and smaller ones of the same vocabulary; a base's next version is as large."""
     evolved = any(name.endswith("-next") for name in entry.claim.bases)
-    sizes = (32, 32 if evolved else 16)[: len(entry.claim.bases)]
+    sizes = (32, 32 if evolved else 16, 16)[: len(entry.claim.bases)]
     return [tiny_causal(seed=i, hidden=h, max_length=512).path for i, h in enumerate(sizes)]
 
 
