@@ -152,6 +152,7 @@ def test_base_without_a_pad_token_is_handled(run: Run) -> None:
     assert seen.code == 0, seen.err
 
 
+@pytest.mark.slow
 def test_base_and_change_that_do_not_match(run: Run) -> None:
     from tests.tiny import tiny_causal
 

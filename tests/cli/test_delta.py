@@ -173,6 +173,7 @@ def test_compress(run: Run, base: Base, method: str) -> None:
     assert "times smaller" in run("delta", "compress", "d", "-m", method, "-o", "small", "--force").out
 
 
+@pytest.mark.slow
 def test_sum_scale_and_overlap(run: Run, base: Base) -> None:
     for name, seed in (("a", 1), ("b", 2)):
         checkpoint(base, Path(f"t{name}"), noise(seed))

@@ -42,6 +42,7 @@ def test_an_output_layer_saved_whole_beside_tied_embeddings(run: Run, base: Base
     assert run("merge", "linear", tuned, "other", "--base", base.path).code == 0
 
 
+@pytest.mark.slow
 def test_ties_of_everything(run: Run, base: Base) -> None:
     start = checkpoint(base, Path("base"), dtype=torch.bfloat16, shards=2)
     checkpoint(base, Path("tuned"), noise(1), dtype=torch.bfloat16)
@@ -116,6 +117,7 @@ def test_models_that_change_nothing(run: Run, base: Base) -> None:
     assert seen.code == 2 and "no change reaches it" in seen.err and not Path("out").exists()
 
 
+@pytest.mark.slow
 def test_gibberish_is_warned_of_by_merge_and_by_tune_alike(run: Run, base: Base) -> None:
     for name, seed in (("a", 1), ("b", 2)):
         checkpoint(base, Path(name), noise(seed))

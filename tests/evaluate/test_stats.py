@@ -76,6 +76,7 @@ def test_more_seeds_of_the_same_answers_do_not_narrow_the_interval() -> None:
     assert apart.high - apart.low > 0.4, "seeds that disagree widen it"
 
 
+@pytest.mark.slow
 def test_coverage_over_examples_and_seeds() -> None:
     rng, hits = np.random.default_rng(0), 0
     for trial in range(100):

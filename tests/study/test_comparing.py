@@ -63,6 +63,7 @@ def test_best_answers_as_in_the_records(done: Comparison) -> None:
         done.best("colors")
 
 
+@pytest.mark.slow
 def test_again_repeats_nothing(done: Comparison, monkeypatch: pytest.MonkeyPatch) -> None:
     def nodes() -> dict[str, tuple[int, int]]:
         return {str(p): (p.stat().st_ino, p.stat().st_mtime_ns) for p in done.out.glob("trials/*/*")}
@@ -100,6 +101,7 @@ def test_failures_are_told_and_the_rest_goes_on(tmp_path: Path, monkeypatch: pyt
     assert leavings(tmp_path / "out") == []
 
 
+@pytest.mark.slow
 def test_nothing_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     found = study(tmp_path / "out", methods=["few-shot"])
@@ -111,6 +113,7 @@ def test_nothing_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert again.report["recommendation"]["headline"].startswith("No result") and not (found.out / "best").exists()
 
 
+@pytest.mark.slow
 def test_report_of_a_study_that_has_just_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(comparing, "_execute", lambda *_: None)
     report = study(tmp_path).report
@@ -184,6 +187,7 @@ def test_leavings_of_a_killed_study_are_swept(tmp_path: Path) -> None:
     assert leavings(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_precision_of_an_interrupted_study_is_kept(tmp_path: Path) -> None:
     study(tmp_path, precision="bf16", methods=["zero-shot"])
     assert (

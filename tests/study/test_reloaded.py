@@ -34,6 +34,7 @@ def specialist(scale: float = 1.0) -> Specialist:
     return Specialist(base, (WeightChange(Delta({NAME: Dense(value)}, base.fingerprint)),))
 
 
+@pytest.mark.slow
 def test_a_change_of_weights_is_verified_and_gibberish_warned_of(tmp_path: Path) -> None:
     base, said = tiny_causal(), []
     specialist().save(tmp_path / "expert")

@@ -89,6 +89,7 @@ def test_a_killed_run_resumes_to_the_same_weights(made, tmp_path):
     assert steps[-1] == 12 and steps == sorted(set(steps))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_recipe_is_refused(tmp_path):
     pretrain(written(tmp_path, training={"steps": 2}), tmp_path / "out")
     with pytest.raises(UserError, match="belongs to another recipe"):
