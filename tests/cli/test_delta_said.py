@@ -171,3 +171,17 @@ def test_an_adapter_whose_configuration_does_not_fit(run: Run, base: Base) -> No
         Path("a/adapter_config.json").write_text(json.dumps(config | change))
         seen = run("delta", "fold", base.path, "a", "-o", "out")
         assert seen.code == 2 and re.search(words, seen.err) and not Path("out").exists(), seen.err
+
+
+def test_a_recipe_and_its_adapter_are_not_replaced(run: Run, base: Base) -> None:
+    """Both are read for the result, also where they lie in what metier wrote."""
+    Path("mine").mkdir()
+    place = adapter(base, Path("mine/lora"))
+    (place / "metier.json").write_text("{}")
+    (Path("mine") / "metier.json").write_text("{}")
+    recipe = f"merge_method: linear\nbase_model: {base.path}\nmodels: [{{model: {base.path}+mine/lora}}]\n"
+    Path("mine/recipe.yml").write_text(recipe)
+    Path("recipe.yml").write_text(recipe)
+    for file, out in (("recipe.yml", "mine/lora"), ("mine/recipe.yml", "mine")):
+        seen = run("merge", "from-mergekit", file, "-o", out, "--force", "--no-verify")
+        assert seen.code == 2 and "read for this result" in seen.err and (place / "adapter_config.json").is_file(), seen.err

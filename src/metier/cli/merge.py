@@ -175,5 +175,5 @@ def _recipe(
         plan = job.plan(out.expanduser())
         say_plan(plan, as_json)
         return
-    out = out_of(out, how.force, *(m.files.path for m in job.models.values()))
+    out = out_of(out, how.force, models[0], *(place for name in job.models for place in (name, *name.split("+"))))
     say_done(job.run(out, how.on_cpu("a recipe of mergekit's")), as_json)
