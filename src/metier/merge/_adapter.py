@@ -6,7 +6,7 @@ import copy
 import json
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -131,12 +131,14 @@ def _of(patterns: Mapping[str, Any] | None, module: str, default: Any) -> Any:
 
 
 def _by_peft(place: Path, base: Base, files: Mapping[str, Tensor]) -> Delta:
-    """What peft folds, by the names that tensors have in `files`."""
+    """What peft folds in float32, by the names that tensors have in `files`."""
     from peft import PeftModel
 
-    model = copy.deepcopy(base.model)
+    model = copy.deepcopy(base.model).float()
     before = {n: p.data.clone() for n, p in model.named_parameters()}
-    tied = _untied(model)
+    tied = shared(model)
+    for first, *others in tied:
+        _untie(model, first, others)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Input and output embeddings are no longer tied")  # they are compared below
@@ -144,7 +146,7 @@ def _by_peft(place: Path, base: Base, files: Mapping[str, Tensor]) -> Delta:
     except (ValueError, RuntimeError, KeyError, NotImplementedError, AttributeError) as error:
         raise UserError(f"{place}: peft cannot fold this adapter into the base ({str(error)[:300]}).") from error
     after = {n: p.data for n, p in merged.named_parameters() if n in before}
-    for first, others in tied.items():
+    for first, *others in tied:
         for other in others:
             if not torch.equal(after[first], merged.get_parameter(other)):
                 raise _apart(place, first if torch.equal(merged.get_parameter(other), before[first]) else other)
@@ -155,17 +157,19 @@ def _by_peft(place: Path, base: Base, files: Mapping[str, Tensor]) -> Delta:
     return diff(revert_weight_conversion(base.model, before), revert_weight_conversion(base.model, after))
 
 
-def _untied(model: nn.Module) -> dict[str, tuple[str, ...]]:
-    """Give every module that shares a weight a copy of its own, so that peft changes each by itself; the first name -> the others."""
+def shared(model: nn.Module) -> list[tuple[str, ...]]:
+    """The names of every parameter that has more than one."""
     found: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         found.setdefault(id(parameter), []).append(name)
-    shared = {names[0]: tuple(names[1:]) for names in found.values() if len(names) > 1}
-    for first, others in shared.items():
-        seen = [model.get_submodule(first.rpartition(".")[0])]
-        for name in others:
-            place, _, leaf = name.rpartition(".")
-            if all(m is not (module := model.get_submodule(place)) for m in seen):
-                seen.append(module)
-                setattr(module, leaf, torch.nn.Parameter(getattr(module, leaf).detach().clone()))
-    return shared
+    return [tuple(names) for names in found.values() if len(names) > 1]
+
+
+def _untie(model: nn.Module, first: str, others: Sequence[str]) -> None:
+    """Give every module that shares a weight with the first one a copy of its own, so that peft changes each by itself."""
+    own, weight = model.get_submodule(first.rpartition(".")[0]), model.get_parameter(first)
+    for name in others:
+        place, _, leaf = name.rpartition(".")
+        module = model.get_submodule(place)
+        if module is not own and getattr(module, leaf) is weight:
+            setattr(module, leaf, torch.nn.Parameter(weight.detach().clone()))

@@ -15,7 +15,7 @@ from metier.delta import Delta, Entry, LowRank, New
 from metier.delta.parts.truncate import low_rank
 from metier.delta.record import record
 from metier.errors import KeyMismatch, UserError
-from metier.merge._adapter import TOGETHER
+from metier.merge._adapter import TOGETHER, shared
 from metier.model.base import Base
 
 NEW = "is a tensor the base does not have."
@@ -163,10 +163,8 @@ def _config(base: Base, ranks: Mapping[str, int], saved: list[str], biases: bool
 
 def _tied(model: nn.Module) -> dict[str, tuple[str, ...]]:
     """Modules whose weight others share -> those others: what changes in an embedding changes in its output layer too."""
-    owners: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        owners.setdefault(id(parameter), []).append(name.rpartition(".")[0])
-    return {m: tuple(o for o in modules if o != m) for modules in owners.values() if len(modules) > 1 for m in modules}
+    owners = [[name.rpartition(".")[0] for name in names] for names in shared(model)]
+    return {m: tuple(o for o in modules if o != m) for modules in owners for m in modules}
 
 
 def _targets(model: nn.Module, modules: set[str]) -> list[str]:

@@ -210,7 +210,7 @@ class Run:
         return losses.mean().item(), ((losses * marks).sum() / marks.sum().clamp(min=1)).item()
 
     def _bf16_is_faster(self) -> bool:
-        """Time two forward and backward passes of each kind on one row, the better of two rounds; bf16 in software is 45 times slower."""
+        """Time a forward and backward pass of each kind, the better of two rounds; one row, because bf16 in software is 45 times slower."""
         tokens, weights = (torch.from_numpy(a) for a in self.blocks.batch(0, 1))
         best: dict[bool, float] = {}
         for _ in range(2):
